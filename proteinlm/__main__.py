@@ -1,0 +1,5 @@
+"""Run the command line with ``python -m proteinlm``."""
+
+from proteinlm.cli.main import main
+
+main()

@@ -1,0 +1,40 @@
+"""What every test gets: no unseeded draw, no uninitialised memory that happens to be zero."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seeded_and_poisoned():
+    """Seed torch's global generator and fill every torch.empty with NaN."""
+    import torch
+
+    torch.manual_seed(0)
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the project; tests that need it skip where it is absent."""
+    folder = ROOT.parent / "shared" / "data" / "public"
+    if not folder.is_dir():
+        pytest.skip(f"needs the data folder {folder.relative_to(ROOT.parent)} beside the project, which is absent")
+    return folder
