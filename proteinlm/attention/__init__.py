@@ -1,1 +1,17 @@
-"""The room attention."""
+"""Attention mechanisms, one module each, behind one interface."""
+
+from proteinlm.attention.favor import FavorAttention, FavorConfig
+from proteinlm.attention.interface import Attention
+from proteinlm.attention.mechanisms import MECHANISMS, AttentionConfig, build_attention
+from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
+
+__all__ = [
+    "MECHANISMS",
+    "Attention",
+    "AttentionConfig",
+    "FavorAttention",
+    "FavorConfig",
+    "SoftmaxAttention",
+    "SoftmaxConfig",
+    "build_attention",
+]

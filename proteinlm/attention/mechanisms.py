@@ -1,0 +1,30 @@
+"""Which kinds of attention there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pydantic
+
+from proteinlm.attention.favor import FavorAttention, FavorConfig
+from proteinlm.attention.interface import Attention
+from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
+
+AttentionConfig = Annotated[SoftmaxConfig | FavorConfig, pydantic.Field(discriminator="kind")]
+
+MECHANISMS: dict[str, tuple[type, Callable[..., Attention]]] = {
+    "softmax": (SoftmaxConfig, SoftmaxAttention),
+    "favor": (FavorConfig, FavorAttention),
+}
+
+
+def build_attention(config: Any, *, head_dim: int, layer: int, seed: int) -> Attention:
+    """Return the mechanism that ``config``, one of ``AttentionConfig``, describes.
+
+    Args:
+        head_dim: width K of one head.
+        layer: 0-based; with ``seed`` it names what the mechanism draws at random.
+    """
+    _, module = MECHANISMS[config.kind]
+    return module(config, head_dim=head_dim, layer=layer, seed=seed)

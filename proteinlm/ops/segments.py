@@ -1,0 +1,172 @@
+"""Which positions attend to each other, and how to visit them in tiles that fit a cache.
+
+Positions are those of the flattened windows, 0 … B·L - 1. A segment is a run of positions that
+see each other's visible keys and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from proteinlm.errors import ShapeError
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Positions ``start`` to ``stop`` (half-open), of which ``num_visible`` are visible as keys."""
+
+    start: int
+    stop: int
+    num_visible: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def boundaries(num_windows: int, length: int, cu_seqlens: Tensor | None) -> list[int]:
+    """Return where segments start and, last, where they end; without ``cu_seqlens`` a window is one segment.
+
+    Raises:
+        ShapeError: if ``cu_seqlens`` does not run from 0 to B·L in order, with every window's end
+            among its values.
+    """
+    window_ends = range(0, num_windows * length + 1, max(length, 1))
+    if cu_seqlens is None:
+        return list(window_ends)
+    if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point():
+        raise ShapeError(f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; expected int32 (S + 1,)")
+    ends: list[int] = cu_seqlens.tolist()
+    if ends[:1] != [0] or ends[-1] != num_windows * length or any(b < a for a, b in itertools.pairwise(ends)):
+        raise ShapeError(f"cu_seqlens is {_shortened(ends)}; expected 0 to {num_windows * length} in rising order")
+    if missing := set(window_ends).difference(ends):
+        raise ShapeError(f"cu_seqlens lacks {min(missing)}, the end of a window of {length}; segments end with windows")
+    return ends
+
+
+def _shortened(values: list[int]) -> str:
+    return str(values) if len(values) <= 8 else f"[{', '.join(map(str, values[:4]))}, …, {values[-1]}]"
+
+
+def find_segments(
+    num_windows: int, length: int, *, key_mask_BL: Tensor | None = None, cu_seqlens: Tensor | None = None
+) -> list[Segment]:
+    """Return the segments of at least one position, in order, those without a visible key included.
+
+    Raises:
+        ShapeError: see ``boundaries``.
+    """
+    ends = boundaries(num_windows, length, cu_seqlens)
+    pairs = [(a, b) for a, b in itertools.pairwise(ends) if b > a]
+    if key_mask_BL is None:
+        return [Segment(a, b, b - a) for a, b in pairs]
+    running: list[int] = torch.cat((key_mask_BL.new_zeros(1, dtype=torch.int64), key_mask_BL.flatten().cumsum(0)))[
+        torch.tensor(ends, device=key_mask_BL.device)
+    ].tolist()
+    visible = dict(zip(ends, running, strict=True))
+    return [Segment(a, b, visible[b] - visible[a]) for a, b in pairs]
+
+
+def row_bounds(rows: slice, length: int) -> tuple[int, int]:
+    """Return the first row and the row behind the last of a slice of ``length`` rows.
+
+    Raises:
+        ShapeError: if the slice does not go up by 1.
+    """
+    start, stop, step = rows.indices(length)
+    if step != 1:
+        raise ShapeError(f"rows go by steps of {step}; expected a slice with step 1")
+    return start, max(start, stop)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tile:
+    """Equally long runs of positions of ``num_runs`` segments, shorter ones repeated at their end.
+
+    ``real`` are the places of the tile that are no repetition (None: all), ``hidden_SC`` the places
+    that count as no key (None: none). G below is ``num_runs`` times the number of heads.
+    """
+
+    positions: slice | Tensor
+    num_runs: int
+    real: Tensor | None
+    hidden_SC: Tensor | None  # noqa: N815 (shape letters)
+
+    def take(self, x_THK: Tensor, dtype: torch.dtype, *, width: int | None = None) -> Tensor:
+        """Return a fresh x_GCK in ``dtype``, heads first; ``width`` beyond K leaves room uninitialised."""
+        picked = x_THK[self.positions] if isinstance(self.positions, slice) else x_THK.index_select(0, self.positions)
+        picked = picked.view(self.num_runs, len(picked) // self.num_runs, *picked.shape[1:]).transpose(1, 2)
+        *sizes, head_dim = picked.shape
+        taken = torch.empty(*sizes, width or head_dim, dtype=dtype, device=x_THK.device)
+        taken[..., :head_dim].copy_(picked)
+        return taken.flatten(0, 1)
+
+    def put(self, target_THK: Tensor, x_GCK: Tensor) -> None:
+        """Write x_GCK where ``take`` would read it."""
+        x_NHK = x_GCK.view(self.num_runs, -1, *x_GCK.shape[1:]).transpose(1, 2).flatten(0, 1)
+        if isinstance(self.positions, slice):
+            target_THK[self.positions].copy_(x_NHK)
+        elif self.real is None:
+            target_THK.index_copy_(0, self.positions, x_NHK.to(target_THK.dtype))
+        else:
+            target_THK.index_copy_(0, self.positions[self.real], x_NHK[self.real].to(target_THK.dtype))
+
+    def hide_keys(self, x_GCM: Tensor, value: float) -> Tensor:
+        """Overwrite x_GCM by ``value`` in place where a position counts as no key."""
+        if self.hidden_SC is not None:
+            x_SHCM = x_GCM.view(self.num_runs, -1, *x_GCM.shape[1:])
+            x_SHCM.masked_fill_(self.hidden_SC[:, None, :, None], value)
+        return x_GCM
+
+
+def plan_tiles(
+    segments: Sequence[Segment], mask_T: Tensor | None, device: torch.device, tile_length: int
+) -> list[list[Tile]]:
+    """Cover all segments that have a visible key by tiles of at most ``tile_length`` positions.
+
+    Tiles of one inner list share their segments: several tiles cut one long segment, one tile
+    holds several short segments of about equal length.
+    """
+    seen = [segment for segment in segments if segment.num_visible]
+    long = [segment for segment in seen if 2 * len(segment) > tile_length]
+    short = sorted((segment for segment in seen if 2 * len(segment) <= tile_length), key=len, reverse=True)
+    cut = [cut_segment(segment, mask_T, tile_length) for segment in long]
+    return cut + [[_gather(group, mask_T, device)] for group in _group(short, tile_length)]
+
+
+def cut_segment(segment: Segment, mask_T: Tensor | None, tile_length: int) -> list[Tile]:
+    """Cover one segment by tiles of about equal length, at most ``tile_length`` positions each."""
+    num_tiles = -(-len(segment) // tile_length)
+    step = -(-len(segment) // num_tiles)
+    cuts = [slice(a, min(a + step, segment.stop)) for a in range(segment.start, segment.stop, step)]
+    if mask_T is None or segment.num_visible == len(segment):
+        return [Tile(cut, 1, None, None) for cut in cuts]
+    return [Tile(cut, 1, None, ~mask_T[None, cut]) for cut in cuts]
+
+
+def _group(segments: Sequence[Segment], tile_length: int) -> Iterator[list[Segment]]:
+    group: list[Segment] = []
+    for segment in segments:
+        # at most a quarter of a tile is repetition
+        if group and ((len(group) + 1) * len(group[0]) > tile_length or 4 * len(segment) < 3 * len(group[0])):
+            yield group
+            group = []
+        group.append(segment)
+    if group:
+        yield group
+
+
+def _gather(group: Sequence[Segment], mask_T: Tensor | None, device: torch.device) -> Tile:
+    starts, lengths = torch.tensor([[s.start for s in group], [len(s) for s in group]], device=device)[..., None]
+    steps = torch.arange(len(group[0]), device=device)
+    positions_SC = starts + torch.minimum(steps, lengths - 1)
+    real_SC = steps < lengths if len(group[0]) > len(group[-1]) else None
+    hidden_SC = None if real_SC is None else ~real_SC
+    if mask_T is not None and any(s.num_visible < len(s) for s in group):
+        masked_SC = ~mask_T[positions_SC]
+        hidden_SC = masked_SC if hidden_SC is None else masked_SC | hidden_SC
+    return Tile(positions_SC.flatten(), len(group), None if real_SC is None else real_SC.flatten(), hidden_SC)
