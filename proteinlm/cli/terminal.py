@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,7 +24,7 @@ class TerminalProgress:
     """A ``Progress`` that draws a bar on a terminal and writes a line now and then in a log."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
 
     def start(self, task: str, total: int | None, unit: str) -> None:
         """Draw an empty bar."""

@@ -1,0 +1,88 @@
+"""A block of the trunk: attention and a feed-forward network, each with its norm inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from proteinlm.attention import Attention
+from proteinlm.model.dropout import KeyedDropout
+from proteinlm.model.feed_forward import FeedForward
+from proteinlm.model.layers import empty_linear
+from proteinlm.model.observer import Observer
+from proteinlm.model.query_key_norm import QueryKeyNorm
+from proteinlm.model.rotary import RotaryPositions
+from proteinlm.model.settings import ModelConfig
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a block must know of the windows besides their hidden states.
+
+    Attributes:
+        rotary: turns of the positions.
+        key_mask_BL: True where a key is visible; None: everywhere.
+        cu_seqlens: bounds of the segments over the flattened B * L positions; None: whole windows.
+        dropout_keys_B: one key a window; None drops nothing.
+        observer: somebody who looks at queries, keys, values and hidden states.
+    """
+
+    rotary: RotaryPositions
+    key_mask_BL: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    dropout_keys_B: Sequence[int] | None = None
+    observer: Observer | None = None
+
+
+class Block(nn.Module):
+    """x <- x + attend(x), x <- x + feed(x), both pre-norm."""
+
+    def __init__(self, config: ModelConfig, attention: Attention, *, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.num_heads = config.num_heads
+        self.attention_norm = nn.LayerNorm(config.hidden_size)
+        self.query_key_value = empty_linear(config.hidden_size, 3 * config.hidden_size)
+        self.query_key_norm = (
+            QueryKeyNorm(num_heads=config.num_heads, head_dim=config.head_dim, max_temperature=config.max_temperature)
+            if config.query_key_norm
+            else None
+        )
+        self.attention = attention
+        self.attention_output = empty_linear(config.hidden_size, config.hidden_size)
+        self.attention_dropout = KeyedDropout(config.dropout, layer=layer, site="attention")
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size)
+        self.feed_forward = FeedForward(
+            hidden_size=config.hidden_size,
+            feed_forward_size=config.feed_forward_size,
+            activation=config.activation,
+        )
+        self.feed_forward_dropout = KeyedDropout(config.dropout, layer=layer, site="feed_forward")
+
+    def forward(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
+        """Return the hidden states after this block, (B, L, D)."""
+        x_BLD = x_BLD + self.attend(x_BLD, around)
+        return x_BLD + self.feed(x_BLD, around)
+
+    def attend(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
+        """Return the increment of the attention half."""
+        windows, length, _ = x_BLD.shape
+        projected = self.query_key_value(self.attention_norm(x_BLD)).view(windows, length, 3, self.num_heads, -1)
+        q_BLHK, k_BLHK, v_BLHK = projected.unbind(dim=2)
+        if self.query_key_norm is not None:
+            q_BLHK, k_BLHK = self.query_key_norm(q_BLHK, k_BLHK)
+        q_BLHK, k_BLHK = around.rotary.turn(q_BLHK), around.rotary.turn(k_BLHK)
+        out_BLHK = self.attention(q_BLHK, k_BLHK, v_BLHK, key_mask_BL=around.key_mask_BL, cu_seqlens=around.cu_seqlens)
+        if around.observer is not None:
+            around.observer.attention(self.layer, q_BLHK, k_BLHK, v_BLHK, out_BLHK)
+        increment_BLD = self.attention_output(out_BLHK.flatten(2))
+        dropped_BLD: Tensor = self.attention_dropout(increment_BLD, around.dropout_keys_B)
+        return dropped_BLD
+
+    def feed(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
+        """Return the increment of the feed-forward half."""
+        increment_BLD = self.feed_forward(self.feed_forward_norm(x_BLD))
+        dropped_BLD: Tensor = self.feed_forward_dropout(increment_BLD, around.dropout_keys_B)
+        return dropped_BLD

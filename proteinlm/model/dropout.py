@@ -1,0 +1,45 @@
+"""Dropout whose draws depend on the window and not on the batch around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from proteinlm.randomness import stream_key
+
+
+class KeyedDropout(nn.Module):
+    """Zero a share of the values of each window, by a stream named by the window's key.
+
+    The same window of the same step is treated alike on any number of processes and when a
+    backward pass computes it again.
+
+    Args:
+        rate: share of the values that are zeroed, in [0, 1).
+        layer: number of the block.
+        site: which place in the block.
+    """
+
+    def __init__(self, rate: float, *, layer: int, site: str) -> None:
+        super().__init__()
+        self.rate = rate
+        self.layer = layer
+        self.site = site
+
+    def forward(self, x_BLD: Tensor, keys_B: Sequence[int] | None) -> Tensor:
+        """Return ``x_BLD`` with values dropped and the others scaled by 1 / (1 - rate).
+
+        Args:
+            x_BLD: values of B windows.
+            keys_B: a key for each window; None drops nothing, as does evaluation mode.
+        """
+        if keys_B is None or not self.training or self.rate == 0:
+            return x_BLD
+        keep_BLD = torch.empty(x_BLD.shape, dtype=torch.bool, device=x_BLD.device)
+        generator = torch.Generator(device=x_BLD.device)
+        for row, key in enumerate(keys_B):
+            generator.manual_seed(stream_key(key, "dropout", self.layer, self.site))
+            keep_BLD[row] = torch.rand(x_BLD.shape[1:], generator=generator, device=x_BLD.device) >= self.rate
+        return x_BLD * keep_BLD / (1 - self.rate)
