@@ -1,1 +1,1 @@
-"""The room batches."""
+"""Batches: proteins packed into windows, masked, and dealt to processes."""

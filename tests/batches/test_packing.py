@@ -1,0 +1,117 @@
+"""Packing proteins into windows."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proteinlm.batches.packing import PackingConfig, build_window, first_fit, plan_windows
+from proteinlm.sequence.alphabet import CLS, EOS, PAD
+
+
+class Proteins:
+    """Proteins whose residues tell where they come from."""
+
+    def __init__(self, lengths):
+        generator = numpy.random.default_rng(0)
+        self.arrays = [generator.integers(4, 24, size=n).astype(numpy.uint8) for n in lengths]
+        self.lengths = numpy.array(lengths, dtype=numpy.int64)
+
+    def __len__(self):
+        return len(self.arrays)
+
+    def tokens(self, index):
+        return self.arrays[index]
+
+
+lengths = st.lists(st.integers(1, 90), min_size=1, max_size=60)
+
+
+@given(lengths, st.integers(8, 40), st.sampled_from(["isolated", "joint"]))
+def test_every_residue_is_in_exactly_one_window_in_order(lengths, window_length, context):
+    proteins = Proteins(lengths)
+    plan = plan_windows(proteins.lengths, PackingConfig(window_length=window_length, context=context))
+    rebuilt = {index: [] for index in range(len(lengths))}
+    for window in range(plan.num_windows):
+        tokens = build_window(plan, window, proteins).tokens
+        place = 0
+        for index, begin, end in plan.pieces(window):
+            rebuilt[index].append((begin, tokens[place : place + end - begin]))
+            place += end - begin
+    first = [CLS] if context == "isolated" else []
+    for index, residues in enumerate(proteins.arrays):
+        pieces = [piece for _, piece in sorted(rebuilt[index], key=lambda item: item[0])]
+        assert numpy.concatenate(pieces).tolist() == [*first, *residues.tolist(), EOS]
+
+
+@given(lengths, st.integers(8, 40))
+def test_isolated_proteins_are_cut_only_when_longer_than_a_window(lengths, window_length):
+    plan = plan_windows(numpy.array(lengths), PackingConfig(window_length=window_length))
+    num_pieces = numpy.bincount(plan.sequence, minlength=len(lengths))
+    assert num_pieces.tolist() == [-(-(length + 2) // window_length) for length in lengths]
+
+
+@given(lengths, st.integers(8, 40))
+def test_joint_windows_are_full_but_the_last(lengths, window_length):
+    proteins = Proteins(lengths)
+    plan = plan_windows(proteins.lengths, PackingConfig(window_length=window_length, context="joint"))
+    filled = [build_window(plan, window, proteins).num_tokens for window in range(plan.num_windows)]
+    assert filled[:-1] == [window_length] * (plan.num_windows - 1)
+    assert sum(filled) == sum(lengths) + len(lengths)
+
+
+@given(st.lists(st.integers(1, 20), max_size=80))
+def test_first_fit_equals_a_plain_search(sizes):
+    room: list[int] = []
+    expected = []
+    for size in sizes:
+        window = next((i for i, left in enumerate(room) if left >= size), len(room))
+        if window == len(room):
+            room.append(20)
+        room[window] -= size
+        expected.append(window)
+    assert first_fit(numpy.array(sizes, dtype=numpy.int64), 20).tolist() == expected
+
+
+def test_positions_go_on_in_the_pieces_of_a_long_protein():
+    proteins = Proteins([30])
+    plan = plan_windows(proteins.lengths, PackingConfig(window_length=16))
+    windows = [build_window(plan, window, proteins) for window in range(plan.num_windows)]
+    assert windows[0].positions.tolist() == list(range(16))
+    assert windows[1].positions.tolist() == list(range(16, 32))
+
+
+def test_positions_restart_with_every_isolated_protein():
+    proteins = Proteins([3, 4])
+    plan = plan_windows(proteins.lengths, PackingConfig(window_length=16))
+    window = build_window(plan, 0, proteins)
+    assert window.positions[:11].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5]
+    assert window.bounds.tolist() == [0, 5, 11, 16]
+
+
+def test_joint_window_is_one_segment_without_cls():
+    proteins = Proteins([3, 4])
+    plan = plan_windows(proteins.lengths, PackingConfig(window_length=16, context="joint"))
+    window = build_window(plan, 0, proteins)
+    assert CLS not in window.tokens
+    assert window.bounds.tolist() == [0, 9, 16]
+    assert window.positions[:9].tolist() == list(range(9))
+
+
+def test_padding_is_the_pad_token_and_only_at_the_end():
+    proteins = Proteins([3])
+    window = build_window(plan_windows(proteins.lengths, PackingConfig(window_length=8)), 0, proteins)
+    assert window.tokens.tolist() == [CLS, *proteins.arrays[0].tolist(), EOS, PAD, PAD, PAD]
+
+
+def test_no_proteins_make_no_windows():
+    for context in ("isolated", "joint"):
+        plan = plan_windows(numpy.zeros(0, dtype=numpy.int64), PackingConfig(context=context))
+        assert plan.num_windows == 0
+
+
+def test_window_of_fewer_than_eight_positions_is_refused():
+    with pytest.raises(ValueError, match="expected 8 positions or more"):
+        PackingConfig(window_length=7)
