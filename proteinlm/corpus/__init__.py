@@ -1,1 +1,24 @@
-"""The room corpus."""
+"""The room corpus: protein sequences in shards, with splits that do not leak."""
+
+from proteinlm.corpus.ingestion import IngestionConfig, IngestionReport, ingest, ingest_manifest
+from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD
+from proteinlm.corpus.manifest import Manifest, read_manifest
+from proteinlm.corpus.shard_reader import Corpus, SequenceSet, SplitSummary, open_corpus
+from proteinlm.corpus.splitting import SplittingConfig
+
+__all__ = [
+    "TRAIN",
+    "VALIDATION_IID",
+    "VALIDATION_OOD",
+    "Corpus",
+    "IngestionConfig",
+    "IngestionReport",
+    "Manifest",
+    "SequenceSet",
+    "SplitSummary",
+    "SplittingConfig",
+    "ingest",
+    "ingest_manifest",
+    "open_corpus",
+    "read_manifest",
+]

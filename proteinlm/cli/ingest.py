@@ -1,0 +1,163 @@
+"""``proteinlm ingest``: FASTA files into a corpus."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from proteinlm.cli.terminal import TerminalProgress, note, seconds
+
+if TYPE_CHECKING:
+    from proteinlm.corpus import IngestionConfig, IngestionReport
+
+# option -> where its value stands among the settings
+_SETTINGS = {
+    "gaps": ("reading", "gaps"),
+    "strict": ("reading", "strict"),
+    "min_length": ("screening", "min_length"),
+    "max_length": ("screening", "max_length"),
+    "drop_duplicates": ("screening", "drop_duplicates"),
+    "validation_share": ("splitting", "validation_share"),
+    "ood_share": ("splitting", "ood_share"),
+    "seed": ("splitting", "seed"),
+}
+
+
+@click.command(
+    "ingest",
+    epilog="Example: proteinlm ingest uniref50.fasta.gz -o corpus/ --clusters clusters.tsv --validation-share 0.01",
+)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The corpus folder to make.")
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="Take files, clusters and splits from this manifest, and check every digest and count.",
+)
+@click.option(
+    "--clusters",
+    type=click.Path(path_type=Path),
+    help="Table representative<TAB>member; whole clusters are held out as validation_ood.",
+)
+@click.option("--validation-share", type=float, help="Share of the proteins to hold out at random.")
+@click.option("--ood-share", type=float, help="Share of the clusters to hold out whole.")
+@click.option("--seed", type=int, help="Seed of the hash that fills the splits.")
+@click.option("--min-length", type=int, help="Drop shorter sequences.  [residues]")
+@click.option("--max-length", type=int, help="Drop longer sequences.  [residues]")
+@click.option("--drop-duplicates", is_flag=True, default=None, help="Keep the first of exactly equal sequences.")
+@click.option("--gaps", type=click.Choice(["drop", "keep", "refuse"]), help="What to do with - . ~ in a sequence.")
+@click.option("--strict", is_flag=True, default=None, help="Refuse J and inner stops, which otherwise become X.")
+@click.option("--shard-residues", type=int, help="Upper size of a shard file.  [residues]")
+@click.option("--json", "as_json", is_flag=True, help="Print the index of the corpus to stdout.")
+def command(
+    files: tuple[Path, ...],
+    output: Path,
+    manifest: Path | None,
+    clusters: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Read FASTA FILES into a corpus of shards.
+
+    FILES may be plain or compressed (gzip, xz, bzip2, zstandard; told by content), or - for
+    standard input. Nothing is dropped without a count.
+    """
+    from proteinlm import config as configuration
+    from proteinlm.corpus import ingest, ingest_manifest
+
+    if bool(files) == bool(manifest):
+        raise click.UsageError("name FILES to read, or one --manifest, and not both")
+    if manifest and clusters:
+        raise click.UsageError("--clusters comes from the manifest; leave one of the two out")
+    start = time.perf_counter()
+    progress = TerminalProgress()
+    config = _config(options, manifest)
+    if manifest:
+        report = ingest_manifest(manifest, output, config=config, progress=progress)
+    else:
+        report = ingest(files, output, config=config, clusters=clusters, progress=progress)
+    for line in _lines(report):
+        note(line)
+    note(f"took {seconds(start)}")
+    if as_json:
+        click.echo(json.dumps(configuration.to_table(report.index), indent=1))
+
+
+def _config(options: dict[str, Any], manifest: Path | None) -> IngestionConfig:
+    """Return the settings of the manifest or the defaults, with what was typed on top."""
+    from proteinlm import config as configuration
+    from proteinlm.corpus import IngestionConfig, read_manifest
+
+    base = IngestionConfig(splitting=read_manifest(manifest).splitting) if manifest else IngestionConfig()
+    table = configuration.to_table(base)
+    for name, value in options.items():
+        if value is not None:
+            *path, last = _SETTINGS.get(name, (name,))
+            inner = table
+            for step in path:
+                inner = inner[step]
+            inner[last] = value
+    return configuration.parse(IngestionConfig, table, source="ingest")
+
+
+def _lines(report: IngestionReport) -> list[str]:
+    """Return what was done, with counts, as people read it."""
+    index = report.index
+    screening = index.screening
+    lines = [
+        f"read {screening.num_read:,} records, {sum(s.num_residues for s in index.sources):,} residues "
+        f"from {', '.join(source.name for source in index.sources)} ({_counts('dropped', screening.dropped)})"
+    ]
+    lines += [f"took away: {_listed(index.reading)}"] if index.reading else []
+    lines += [f"replaced residues: {_listed(index.substitutions)}"] if index.substitutions else []
+    lines += [f"noted, and kept: {_listed(screening.noted)}"] if screening.noted else []
+    for name, split in index.splits.items():
+        lines.append(f"{name}: {split.num_sequences:,} sequences, {split.num_residues:,} residues{_leak(report, name)}")
+    num_shards = sum(len(split.shards) for split in index.splits.values())
+    lines.append(
+        f"wrote {screening.num_kept:,} sequences, {sum(s.num_residues for s in index.splits.values()):,} residues "
+        f"to {report.path} ({num_shards} shards, sha256 {index.digest[:12]}…)"
+    )
+    return lines + _warnings(report)
+
+
+def _counts(what: str, counts: Mapping[str, int]) -> str:
+    return f"{sum(counts.values()):,} {what}" + (f": {_listed(counts)}" if counts else "")
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _leak(report: IngestionReport, split: str) -> str:
+    if (leak := report.index.leaks.get(split)) is None:
+        return ""
+    relatives = "" if leak.same_cluster is None else f", {leak.same_cluster:,} of a cluster in train"
+    return f" ({leak.equal_sequences:,} equal to one in train{relatives})"
+
+
+def _warnings(report: IngestionReport) -> list[str]:
+    """Return what the person who ingests should look at before training."""
+    from proteinlm.sequence.screening import NUCLEOTIDES
+
+    index = report.index
+    warnings = [
+        f"{name} is empty; a larger share or more proteins would fill it"
+        for name, split in index.splits.items()
+        if not split.num_sequences
+    ]
+    if count := index.screening.noted.get(NUCLEOTIDES):
+        warnings.append(f"{count:,} sequences look like nucleotides, not proteins; see screening.tsv in {report.path}")
+    if index.clusters is not None and (count := index.clusters.num_unclustered):
+        warnings.append(f"{count:,} proteins are in no cluster of the table, so none of them is held out")
+    for name, leak in index.leaks.items():
+        if leak.equal_sequences:
+            warnings.append(
+                f"{leak.equal_sequences:,} proteins of {name} are also in train; mend the table of clusters"
+            )
+    return [f"warning: {warning}" for warning in warnings]

@@ -1,0 +1,215 @@
+"""FASTA files in, a corpus folder out: one pass, constant memory beside hashes and the shards at hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from proteinlm import config as configuration
+from proteinlm.corpus import layout, manifest
+from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD, CorpusIndex
+from proteinlm.corpus.shard_writer import ShardWriter
+from proteinlm.corpus.splitting import Clusters, LeakCheck, SplittingConfig, read_clusters, split_of
+from proteinlm.errors import FastaError
+from proteinlm.outputs import folder_beside
+from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence import (
+    FastaConfig,
+    FastaRecord,
+    ReadingTally,
+    Screen,
+    ScreeningConfig,
+    accession,
+    alphabet_digest,
+    encode,
+    read_fasta,
+)
+from proteinlm.sequence.fasta import SourceTally
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestionConfig:
+    """All settings of a corpus."""
+
+    reading: FastaConfig = field(default_factory=FastaConfig)
+    screening: ScreeningConfig = field(default_factory=ScreeningConfig)
+    splitting: SplittingConfig = field(default_factory=SplittingConfig)
+    shard_residues: int = 1 << 26  # upper size of a shard, except for one sequence that is longer
+
+    def __post_init__(self) -> None:
+        if self.shard_residues < 1:
+            raise ValueError(f"shard_residues is {self.shard_residues}; expected at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class IngestionReport:
+    """Where the corpus is and everything that was counted on the way."""
+
+    path: Path
+    index: CorpusIndex
+
+
+def ingest(
+    paths: Iterable[Path | str],
+    output: Path,
+    *,
+    config: IngestionConfig | None = None,
+    clusters: Path | None = None,
+    progress: Progress = SILENT,
+) -> IngestionReport:
+    """Build a corpus from FASTA files.
+
+    The same files and settings give the same bytes. The folder appears when all is written.
+
+    Args:
+        paths: files, plain or compressed, or ``-`` for standard input, in the order to keep.
+        output: the folder to make.
+        clusters: a table ``representative<TAB>member``; with it, whole clusters are held out as the
+            split ``validation_ood``.
+
+    Raises:
+        FastaError: if a file cannot be read with certainty, or no record can be kept.
+        ManifestError: if the table of clusters is faulty.
+        OutputError: if ``output`` exists or cannot be written.
+    """
+    with folder_beside(output) as folder:
+        index = _build(folder, paths, config or IngestionConfig(), clusters, {}, progress)
+        layout.write_index(folder, index)
+    return IngestionReport(output, index)
+
+
+def ingest_manifest(
+    path: Path, output: Path, *, config: IngestionConfig | None = None, progress: Progress = SILENT
+) -> IngestionReport:
+    """Build a corpus from the files that a manifest names, and check that they are what it says.
+
+    Args:
+        path: the manifest; its files are looked for beside it.
+        output: the folder to make.
+        config: other settings than the manifest's; its expected splits are then not asked for.
+
+    Raises:
+        ManifestError: if the manifest is faulty or a file, a count or a digest is not what it says.
+        FastaError, OutputError: as ``ingest``.
+    """
+    found = manifest.read_manifest(path)
+    manifest.check_sizes(path, found)
+    own = IngestionConfig(splitting=found.splitting)
+    files = [path.parent / file.path for file in found.files]
+    clusters = path.parent / found.clusters.path if found.clusters else None
+    with folder_beside(output) as folder:
+        index = _build(folder, files, config or own, clusters, found.provenance, progress)
+        manifest.check_sources(path, found, index)
+        if config is None or config == own:
+            manifest.check_splits(path, found, index.splits)
+        layout.write_index(folder, index)
+    return IngestionReport(output, index)
+
+
+def _build(
+    folder: Path,
+    paths: Iterable[Path | str],
+    config: IngestionConfig,
+    clusters: Path | None,
+    provenance: dict[str, str],
+    progress: Progress,
+) -> CorpusIndex:
+    builder = _Builder(folder, config, read_clusters(clusters) if clusters is not None else None)
+    tally = ReadingTally()
+    with (folder / layout.SCREENING_FILE).open("w", encoding="utf-8", newline="\n") as table:
+        table.write("outcome\treason\tfile\tline\tidentifier\n")
+        for record in read_fasta(paths, config=config.reading, tally=tally, progress=progress):
+            builder.add(record, table)
+    return builder.index(tally, provenance)
+
+
+class _Builder:
+    """Takes records one by one and hands each to the writer of its split."""
+
+    def __init__(self, folder: Path, config: IngestionConfig, clusters: Clusters | None) -> None:
+        self._config = config
+        self._clusters = clusters
+        self._screen = Screen(config.screening)
+        self._leaks = LeakCheck()
+        self._substitutions: Counter[str] = Counter()
+        self._num_unclustered = 0
+        splits = [TRAIN, VALIDATION_IID] + ([VALIDATION_OOD] if clusters is not None else [])
+        self._writers = {split: ShardWriter(folder, split, shard_residues=config.shard_residues) for split in splits}
+
+    def add(self, record: FastaRecord, table: IO[str]) -> None:
+        encoded = encode(record.residues)
+        verdict = self._screen.judge(record, encoded.tokens)
+        if verdict.dropped:
+            table.write(_row("dropped", verdict.dropped, record))
+            return
+        for note in verdict.noted:
+            table.write(_row("noted", note, record))
+        self._substitutions.update(encoded.substitutions)
+        representative = self._representative(record.identifier)
+        split = split_of(verdict.digest, representative, self._config.splitting)
+        self._leaks.watch(verdict.digest, representative, split)
+        self._writers[split].add(record.identifier, encoded.tokens)
+
+    def _representative(self, identifier: str) -> str | None:
+        if self._clusters is None:
+            return None
+        found = self._clusters.representatives
+        representative = found.get(accession(identifier)) or found.get(identifier)
+        self._num_unclustered += representative is None
+        return representative
+
+    def index(self, tally: ReadingTally, provenance: dict[str, str]) -> CorpusIndex:
+        splits = {split: writer.close() for split, writer in self._writers.items()}
+        screening = self._screen.report()
+        if not screening.num_kept:
+            raise FastaError(f"none of {screening.num_read:,} records can be kept: {_listed(screening.dropped)}")
+        return CorpusIndex(
+            format_version=layout.FORMAT_VERSION,
+            alphabet=alphabet_digest(),
+            digest=layout.corpus_digest(splits),
+            splits=splits,
+            sources=tuple(_source(source) for source in tally.sources),
+            clusters=self._clusters_entry(),
+            manifest=provenance,
+            settings=configuration.to_table(self._config),
+            reading=dict(sorted(tally.treatments.items())),
+            substitutions=dict(sorted(self._substitutions.items())),
+            screening=layout.ScreeningEntry(
+                num_read=screening.num_read,
+                num_kept=screening.num_kept,
+                dropped=screening.dropped,
+                noted=screening.noted,
+            ),
+            leaks={split: self._leaks.report(split) for split in splits if split != TRAIN},
+        )
+
+    def _clusters_entry(self) -> layout.ClustersEntry | None:
+        if self._clusters is None:
+            return None
+        return layout.ClustersEntry(
+            num_bytes=self._clusters.digest.num_bytes,
+            sha256=self._clusters.digest.sha256,
+            num_clusters=self._clusters.num_clusters,
+            num_unclustered=self._num_unclustered,
+        )
+
+
+def _row(outcome: str, reason: str, record: FastaRecord) -> str:
+    return f"{outcome}\t{reason}\t{Path(record.source).name}\t{record.line}\t{record.identifier}\n"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+
+
+def _source(source: SourceTally) -> layout.SourceEntry:
+    return layout.SourceEntry(
+        name=Path(source.name).name,
+        num_bytes=source.digest.num_bytes,
+        sha256=source.digest.sha256,
+        num_records=source.num_records,
+        num_residues=source.num_residues,
+    )

@@ -1,0 +1,159 @@
+"""What a corpus folder holds: the names, the versions and the index ``corpus.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proteinlm import config
+from proteinlm.errors import ConfigError, ShardError
+from proteinlm.sequence import alphabet_digest
+
+FORMAT_VERSION = 1
+INDEX_FILE = "corpus.json"
+SCREENING_FILE = "screening.tsv"
+
+TRAIN = "train"
+VALIDATION_IID = "validation_iid"
+VALIDATION_OOD = "validation_ood"
+
+# datasets of a shard: tokens uint8 (R), offsets int64 (N + 1) into them, and the UTF-8 bytes of
+# the identifiers uint8 with their int64 (N + 1) offsets
+TOKENS_DATASET = "tokens"
+OFFSETS_DATASET = "offsets"
+IDENTIFIERS_DATASET = "identifiers"
+IDENTIFIER_OFFSETS_DATASET = "identifier_offsets"
+
+
+def shard_file(split: str, number: int) -> str:
+    """Return the file name of a shard, such as ``train-00000.h5``."""
+    return f"{split}-{number:05d}.h5"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardEntry:
+    """One shard file; ``sha256`` is of its four datasets' bytes, one after the other."""
+
+    file: str
+    num_sequences: int
+    num_residues: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitEntry:
+    """One split; ``token_counts`` has one number for every token of the alphabet."""
+
+    num_sequences: int
+    num_residues: int
+    longest: int  # residues
+    token_counts: tuple[int, ...]
+    shards: tuple[ShardEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceEntry:
+    """A file that was read; its name without folders, its size and digest as it lay on disk."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+    num_records: int
+    num_residues: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScreeningEntry:
+    """Counts of records: read = kept + dropped for each reason; noted ones were kept."""
+
+    num_read: int
+    num_kept: int
+    dropped: Mapping[str, int]
+    noted: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClustersEntry:
+    """The clusters that held proteins out; ``num_unclustered`` proteins are in none."""
+
+    num_bytes: int
+    sha256: str
+    num_clusters: int
+    num_unclustered: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeakEntry:
+    """What a validation split shares with ``train``, in proteins of the validation split."""
+
+    equal_sequences: int
+    same_cluster: int | None  # None where no clusters are known
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusIndex:
+    """All of ``corpus.json``; nothing in it depends on when or where the corpus was built."""
+
+    format_version: int
+    alphabet: str
+    digest: str
+    splits: Mapping[str, SplitEntry]
+    sources: tuple[SourceEntry, ...]
+    clusters: ClustersEntry | None
+    manifest: Mapping[str, str]
+    settings: Mapping[str, Any]
+    reading: Mapping[str, int]
+    substitutions: Mapping[str, int]
+    screening: ScreeningEntry
+    leaks: Mapping[str, LeakEntry]
+
+
+def corpus_digest(splits: Mapping[str, SplitEntry]) -> str:
+    """Return the sha256 that tells a corpus by its content: alphabet, splits and their shards."""
+    content = [FORMAT_VERSION, alphabet_digest()]
+    parts = [[name, [shard.sha256 for shard in split.shards]] for name, split in sorted(splits.items())]
+    return hashlib.sha256(json.dumps([content, parts]).encode()).hexdigest()
+
+
+def write_index(folder: Path, index: CorpusIndex) -> None:
+    """Write ``corpus.json``."""
+    text = json.dumps(config.to_table(index), indent=1, ensure_ascii=False)
+    (folder / INDEX_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_index(folder: Path) -> CorpusIndex:
+    """Read ``corpus.json``.
+
+    Raises:
+        ShardError: if there is none, it is damaged, or it is of another version or alphabet.
+    """
+    path = folder / INDEX_FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = "no such folder" if not folder.exists() else f"holds no readable {INDEX_FILE}"
+        raise ShardError(
+            f"{folder}: is no corpus ({reason}); build one with 'proteinlm ingest FILES -o {folder}'"
+        ) from error
+    except ValueError as error:
+        raise ShardError(f"{path}: is damaged ({error}); ingest again") from error
+    _check_versions(path, table)
+    try:
+        return config.parse(CorpusIndex, table, source=str(path))
+    except ConfigError as error:
+        raise ShardError(f"{error}; ingest again") from error
+
+
+def _check_versions(path: Path, table: Any) -> None:
+    version = table.get("format_version") if isinstance(table, dict) else None
+    if version != FORMAT_VERSION:
+        raise ShardError(f"{path}: has format version {version} but this program reads {FORMAT_VERSION}; ingest again")
+    if table.get("alphabet") != alphabet_digest():
+        raise ShardError(
+            f"{path}: was written with alphabet {table.get('alphabet')} but this program uses {alphabet_digest()}; "
+            "ingest again"
+        )

@@ -1,0 +1,153 @@
+"""Manifests: what a corpus release consists of, and whether the files at hand are that release."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from proteinlm import config
+from proteinlm.corpus.layout import CorpusIndex, SplitEntry
+from proteinlm.corpus.splitting import SplittingConfig
+from proteinlm.errors import ConfigError, ManifestError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManifestFile:
+    """One file of sequences; ``path`` is relative to the manifest."""
+
+    path: str
+    sha256: str
+    bytes: int
+    records: int
+    residues: int
+    purpose: str = ""
+
+    def __post_init__(self) -> None:
+        _check_sha256(self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManifestClusters:
+    """The table of clusters that belongs to the files."""
+
+    path: str
+    sha256: str
+    bytes: int
+    clusters: int
+    method: str
+
+    def __post_init__(self) -> None:
+        _check_sha256(self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitCounts:
+    """What a split holds when the corpus is built with the settings of the manifest."""
+
+    sequences: int
+    residues: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """A corpus release: what data_manifests/README.md says of every field."""
+
+    name: str
+    release: str
+    description: str
+    licence: str
+    licence_url: str
+    credit: str
+    citation: str
+    header_grammar: str
+    files: tuple[ManifestFile, ...]
+    clusters: ManifestClusters | None = None
+    splitting: SplittingConfig = field(default_factory=SplittingConfig)
+    expected: Mapping[str, SplitCounts] = field(default_factory=dict)
+    other_files: tuple[ManifestFile, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("names no files; expected at least one [[files]]")
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a corpus remembers of its release."""
+        return {
+            "name": self.name,
+            "release": self.release,
+            "licence": self.licence,
+            "credit": self.credit,
+            "citation": self.citation,
+        }
+
+
+def _check_sha256(text: str) -> None:
+    if not _SHA256.fullmatch(text):
+        raise ValueError(f"sha256 '{text}' is not 64 hex digits in lower case")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ManifestError: lists every field that is missing, unknown or wrong.
+    """
+    try:
+        return config.parse(Manifest, config.read_table(path), source=str(path))
+    except ConfigError as error:
+        raise ManifestError(str(error)) from error
+
+
+def check_sizes(path: Path, manifest: Manifest) -> None:
+    """Refuse files that are missing or of another size, before anything is read.
+
+    Raises:
+        ManifestError: names the file, the size found and the size expected.
+    """
+    entries: list[ManifestFile | ManifestClusters] = [*manifest.files]
+    entries += [manifest.clusters] if manifest.clusters else []
+    for entry in entries:
+        file = path.parent / entry.path
+        if not file.is_file():
+            raise ManifestError(f"{file}: no such file, though {path} names it")
+        if (size := file.stat().st_size) != entry.bytes:
+            raise ManifestError(f"{file}: has {size:,} bytes where {path} says {entry.bytes:,}")
+
+
+def check_sources(path: Path, manifest: Manifest, index: CorpusIndex) -> None:
+    """Refuse files whose content is not what the manifest says.
+
+    Raises:
+        ManifestError: names the file, what was found and what was expected.
+    """
+    for file, source in zip(manifest.files, index.sources, strict=True):
+        _expect(path, file.path, "sha256", source.sha256, file.sha256)
+        _expect(path, file.path, "records", source.num_records, file.records)
+        _expect(path, file.path, "residues", source.num_residues, file.residues)
+    if manifest.clusters is not None and index.clusters is not None:
+        _expect(path, manifest.clusters.path, "sha256", index.clusters.sha256, manifest.clusters.sha256)
+        _expect(path, manifest.clusters.path, "clusters", index.clusters.num_clusters, manifest.clusters.clusters)
+
+
+def check_splits(path: Path, manifest: Manifest, splits: Mapping[str, SplitEntry]) -> None:
+    """Refuse splits that are not those that the manifest expects of its own settings.
+
+    Raises:
+        ManifestError: names the split, what was found and what was expected.
+    """
+    for name, expected in manifest.expected.items():
+        if name not in splits:
+            raise ManifestError(f"{path}: expects a split '{name}'; there are {', '.join(splits)}")
+        _expect(path, name, "sequences", splits[name].num_sequences, expected.sequences)
+        _expect(path, name, "residues", splits[name].num_residues, expected.residues)
+
+
+def _expect(path: Path, subject: str, what: str, found: int | str, expected: int | str) -> None:
+    if found != expected:
+        shown = [f"{value:,}" if isinstance(value, int) else value for value in (found, expected)]
+        raise ManifestError(f"{subject}: {what} is {shown[0]} where {path} says {shown[1]}")

@@ -1,0 +1,187 @@
+"""Bytes of a file or of standard input, decompressed by what they are and not by their name."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from proteinlm.errors import FastaError
+from proteinlm.progress import SILENT, Progress
+
+STDIN = "-"
+# small enough that a thousandfold expansion stays below 300 MB
+PIECE = 1 << 18
+
+
+class Decompressor(Protocol):
+    """What bz2, lzma, isal and zstandard have in common."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the member has ended."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What follows the end of the member."""
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """Return what ``data`` adds to the text."""
+
+
+class SourceDigest:
+    """The sha256 and the size in bytes of a source as it was read, compressed or not."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self._sha256 = hashlib.sha256()
+
+    def update(self, piece: bytes) -> None:
+        """Take in the next piece."""
+        self.num_bytes += len(piece)
+        self._sha256.update(piece)
+
+    @property
+    def sha256(self) -> str:
+        """The digest so far, in hex."""
+        return self._sha256.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Compression:
+    name: str
+    magic: bytes
+    open: Callable[[], Decompressor]
+
+    def begins(self, member: bytes) -> bool:
+        """Say whether ``member``, perhaps cut short, can be the beginning of such data."""
+        return member.startswith(self.magic) or self.magic.startswith(member)
+
+
+def _gzip() -> Decompressor:
+    from isal import igzip_lib
+
+    decompressor: Decompressor = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    return decompressor
+
+
+def _xz() -> Decompressor:
+    import lzma
+
+    return lzma.LZMADecompressor()
+
+
+def _bzip2() -> Decompressor:
+    import bz2
+
+    return bz2.BZ2Decompressor()
+
+
+def _zstandard() -> Decompressor:
+    import zstandard
+
+    # files made with --long=31 need a window of 2 GiB
+    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+
+
+_COMPRESSIONS = (
+    _Compression("gzip", b"\x1f\x8b", _gzip),
+    _Compression("xz", b"\xfd7zXZ\x00", _xz),
+    _Compression("bzip2", b"BZh", _bzip2),
+    _Compression("zstandard", b"\x28\xb5\x2f\xfd", _zstandard),
+)
+
+
+def compression_of(opening: bytes) -> str | None:
+    """Return the name of the compression that ``opening`` begins, or None."""
+    return next((kind.name for kind in _COMPRESSIONS if opening.startswith(kind.magic)), None)
+
+
+def source_name(path: Path | str) -> str:
+    """Return how messages call ``path``."""
+    return "standard input" if str(path) == STDIN else str(path)
+
+
+def read_decompressed(
+    path: Path | str, *, digest: SourceDigest | None = None, progress: Progress = SILENT
+) -> Iterator[bytes]:
+    """Yield the bytes of a file in pieces, decompressed if they are gzip, xz, bzip2 or zstandard.
+
+    Files of several members (bgzip, joined files) are read to their end.
+
+    Args:
+        path: a file, or ``-`` for standard input.
+        digest: takes in the bytes as they lie on disk.
+        progress: hears of bytes as they lie on disk.
+
+    Raises:
+        FastaError: if the file cannot be opened or its compressed data are cut off or damaged, or
+            are followed by bytes that are no further member.
+    """
+    pieces = _raw(path, digest, progress)
+    first = next(pieces, b"")
+    kind = next((kind for kind in _COMPRESSIONS if first.startswith(kind.magic)), None)
+    if kind is not None:
+        yield from _inflate(_chain(first, pieces), kind, source_name(path))
+    elif first:
+        yield from _chain(first, pieces)
+
+
+def _chain(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from others
+
+
+def _raw(path: Path | str, digest: SourceDigest | None, progress: Progress) -> Iterator[bytes]:
+    try:
+        with _open(path) as file:
+            while piece := file.read(PIECE):
+                if digest is not None:
+                    digest.update(piece)
+                progress.advance(len(piece))
+                yield piece
+    except FileNotFoundError as error:
+        raise FastaError(f"{source_name(path)}: no such file") from error
+    except OSError as error:
+        raise FastaError(f"{source_name(path)}: cannot be read ({error.strerror or error})") from error
+
+
+def _open(path: Path | str) -> Any:
+    if str(path) == STDIN:
+        standard_input: IO[bytes] = sys.stdin.buffer
+        return nullcontext(standard_input)
+    return Path(path).open("rb")
+
+
+def _inflate(pieces: Iterator[bytes], kind: _Compression, source: str) -> Iterator[bytes]:
+    decompressor = kind.open()
+    is_between_members = False
+    for piece in pieces:
+        rest = piece
+        # zeros between and after members are padding
+        while rest := rest.lstrip(b"\0") if is_between_members else rest:
+            if is_between_members and not kind.begins(rest):
+                raise FastaError(f"{source}: bytes after the end of the {kind.name} data are no further member")
+            text = _decompress(decompressor, rest, kind, source)
+            if text:
+                yield text
+            is_between_members = decompressor.eof
+            if not is_between_members:
+                break
+            rest = decompressor.unused_data
+            decompressor = kind.open()
+    if not is_between_members:
+        raise FastaError(f"{source}: the {kind.name} data end before their end mark; the file is cut off")
+
+
+def _decompress(decompressor: Decompressor, piece: bytes, kind: _Compression, source: str) -> bytes:
+    try:
+        return decompressor.decompress(piece)
+    except MemoryError:
+        raise
+    except Exception as error:  # each library has an exception of its own
+        raise FastaError(f"{source}: the {kind.name} data are damaged ({error})") from error

@@ -1,0 +1,312 @@
+"""FASTA as people really have it: read in one pass, one record at a time, nothing lost unnoticed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, NoReturn
+
+from proteinlm.errors import FastaError
+from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence.compression import STDIN, SourceDigest, read_decompressed, source_name
+from proteinlm.sequence.foreign_formats import foreign_format
+
+LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+GAPS = b"-.~"
+_LINE_FEED = ord("\n")
+_BYTE_ORDER_MARK = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
+_RETURNS_BEFORE_LINE_FEED = re.compile(rb"\r+\n")
+_NOT_A_RESIDUE = re.compile(rb"[^A-Za-z*.~-]")
+_GAP = re.compile(rb"[.~-]")
+_BECOMES_X = re.compile(rb"[Jj*]")
+
+
+class FastaRecord(NamedTuple):
+    """One record: its header, its residues in the case of the file, and where it stands.
+
+    ``identifier`` is the header's first word, ``description`` the rest; ``line`` is the line of the
+    header in ``source``, counted from 1. A tuple because reading makes millions of them.
+    """
+
+    identifier: str
+    description: str
+    residues: bytes
+    source: str
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FastaConfig:
+    """What to do with characters that are no residues."""
+
+    gaps: Literal["drop", "keep", "refuse"] = "drop"  # the characters - . ~
+    strict: bool = False  # refuse J and stops inside a sequence, which otherwise become X
+
+
+@dataclass(slots=True)
+class SourceTally:
+    """What one file held, as far as it has been read."""
+
+    name: str
+    digest: SourceDigest = field(default_factory=SourceDigest)
+    num_records: int = 0
+    num_residues: int = 0
+
+
+@dataclass(slots=True)
+class ReadingTally:
+    """What a reader met in all its files; ``treatments`` counts what was taken away, by kind."""
+
+    sources: list[SourceTally] = field(default_factory=list)
+    treatments: Counter[str] = field(default_factory=Counter)
+
+
+def read_fasta(
+    paths: Iterable[Path | str],
+    *,
+    config: FastaConfig | None = None,
+    tally: ReadingTally | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[FastaRecord]:
+    """Yield the records of FASTA files in their order, holding one record and one piece of a file.
+
+    Line ends may be LF, CR LF, CR or mixed; byte order marks, blanks, line numbers and comment
+    lines (``;``, ``#``, ``!``) are taken away, so are gaps unless kept, and stops at the end of a
+    sequence. docs/reading.md lists every case.
+
+    Args:
+        paths: files, plain or compressed (told by content), or ``-`` for standard input.
+        config: what to do with gaps and ambiguous letters.
+        tally: filled while records are drawn; asking for it costs a sha256 of every file.
+        progress: hears of bytes as they lie on disk.
+
+    Raises:
+        FastaError: ``file:line: …`` for anything that cannot be read with certainty.
+    """
+    paths = list(paths)
+    progress.start("reading", _total_bytes(paths), "B")
+    for path in paths:
+        source = SourceTally(source_name(path))
+        if tally is not None:
+            tally.sources.append(source)
+        pieces = read_decompressed(path, digest=None if tally is None else source.digest, progress=progress)
+        treatments = Counter[str]() if tally is None else tally.treatments
+        yield from _Parser(source, config or FastaConfig(), treatments).records(pieces)
+    progress.finish()
+
+
+def _total_bytes(paths: list[Path | str]) -> int | None:
+    if any(str(path) == STDIN or not Path(path).is_file() for path in paths):
+        return None
+    return sum(Path(path).stat().st_size for path in paths)
+
+
+def accession(identifier: str) -> str:
+    """Return the accession in ``identifier``: P12345 of ``sp|P12345|NAME``, others as they are."""
+    parts = identifier.split("|")
+    is_uniprot = len(parts) == 3 and parts[0] in {"sp", "tr"}
+    return parts[1] if is_uniprot and parts[1] else identifier
+
+
+class _Parser:
+    """Cuts one file into records; ``_line`` is the line at which the text not yet cut begins."""
+
+    def __init__(self, source: SourceTally, config: FastaConfig, treatments: Counter[str]) -> None:
+        self._source = source
+        self._config = config
+        self._treatments = treatments
+        self._line = 1
+
+    def records(self, pieces: Iterable[bytes]) -> Iterator[FastaRecord]:
+        # whole lines of the record at hand, or None before the first header
+        pending: list[bytes] | None = None
+        for text in self._whole_lines(pieces):
+            if b"\0" in text:
+                self._refuse_nul(pending or [], text)
+            start = _next_header(text, 0)
+            head = text if start < 0 else text[:start]
+            if pending is None:
+                self._skip_opening(head)
+            else:
+                pending.append(head)
+            if start < 0:
+                continue
+            if pending is not None:
+                yield self._record(*_header_and_body(b"".join(pending)))
+            while (end := _next_header(text, text.index(b"\n", start))) > 0:
+                line_end = text.index(b"\n", start)
+                yield self._record(text[start + 1 : line_end], text[line_end + 1 : end])
+                start = end
+            pending = [text[start:]]
+        if pending is None:
+            raise FastaError(f"{self._source.name}: holds no record; expected a header line that begins with '>'")
+        yield self._record(*_header_and_body(b"".join(pending)))
+
+    def _whole_lines(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield text of whole lines, each ended by one LF, without byte order marks."""
+        unfinished: list[bytes] = []
+        returns = b""
+        is_opening = True
+        for piece in pieces:
+            if is_opening:
+                self._refuse_foreign(piece)
+                is_opening = False
+            # a CR at the end may be half of a line end
+            joined = returns + piece
+            returns = joined[len(joined.rstrip(b"\r")) :]
+            text = _with_line_feeds(joined[: len(joined) - len(returns)])
+            cut = text.rfind(b"\n") + 1
+            if cut:
+                yield self._without_marks(b"".join(unfinished) + text[:cut])
+                unfinished.clear()
+            unfinished.append(text[cut:])
+        if rest := b"".join(unfinished) + _with_line_feeds(returns):
+            yield self._without_marks(rest if rest.endswith(b"\n") else rest + b"\n")
+
+    def _without_marks(self, text: bytes) -> bytes:
+        if b"\xef" in text:
+            text, num_marks = _BYTE_ORDER_MARK.subn(b"", text)
+            self._count("byte order marks", num_marks)
+        return text
+
+    def _record(self, header: bytes, body: bytes) -> FastaRecord:
+        # this runs for every record of every file: no pass over the text that a plain record can do without
+        residues = body.replace(b"\n", b"")
+        line = self._line
+        self._line = line + 1 + len(body) - len(residues)
+        if self._config.strict or not residues.isalpha():
+            residues = self._tidy(body, residues, line)
+        source = self._source
+        source.num_records += 1
+        source.num_residues += len(residues)
+        identifier, _, description = _decoded(header).partition(" ")
+        if not identifier or "\t" in identifier or "\x01" in identifier:
+            identifier, description = self._unusual_names(_decoded(header), line)
+        return FastaRecord(identifier, description.rstrip(), residues, source.name, line)
+
+    def _unusual_names(self, header: str, line: int) -> tuple[str, str]:
+        if not header.strip() or header[0].isspace():
+            self._count("headers without identifier", 1)
+            return f"unnamed:{line}", header.strip()
+        # NCBI's nr joins the headers of identical proteins by a byte 1
+        first, *rest = header.replace("\x01", " \x01").split(None, 1)
+        return first, rest[0] if rest else ""
+
+    def _tidy(self, body: bytes, residues: bytes, line: int) -> bytes:
+        """Return the residues of a body that holds more than letters, and count what goes."""
+        if residues.translate(None, LETTERS + GAPS + b"*"):
+            residues = b"".join(self._tidy_lines(body, line + 1))
+        without_gaps = residues.translate(None, GAPS)
+        if len(without_gaps) < len(residues) and self._config.gaps != "keep":
+            if self._config.gaps == "refuse":
+                self._refuse_first(_GAP, body, line, "is a gap; choose to drop or to keep gaps")
+            self._count("gaps", len(residues) - len(without_gaps))
+            residues = without_gaps
+        stripped = residues.rstrip(b"*")
+        self._count("stops at the end", len(residues) - len(stripped))
+        self._count("sequences with a stop inside", int(b"*" in stripped))
+        if self._config.strict and _BECOMES_X.search(stripped):
+            self._refuse_first(_BECOMES_X, body, line, "would become X, which the strict setting refuses")
+        return stripped
+
+    def _tidy_lines(self, body: bytes, first_line: int) -> Iterator[bytes]:
+        for line, text in enumerate(body.split(b"\n"), first_line):
+            if _is_comment(text):
+                self._count("comment lines", 1)
+                continue
+            words = text.split()
+            # a number that stands apart at either end is a line number, as in GenBank and GCG layouts
+            for end in (0, -1):
+                if len(words) > 1 and words[end].isdigit():
+                    del words[end]
+                    self._count("line numbers", 1)
+            joined = b"".join(words)
+            if joined.translate(None, LETTERS + GAPS + b"*"):
+                self._refuse_character(joined, line)
+            self._count("lines with blanks", int(len(joined) < len(text)))
+            yield joined
+
+    def _count(self, treatment: str, amount: int) -> None:
+        if amount:
+            self._treatments[treatment] += amount
+
+    def _skip_opening(self, lines: bytes) -> None:
+        """Pass over blank lines and comments before the first header, and refuse any other text."""
+        self._refuse_foreign(lines)
+        for text in lines.split(b"\n")[:-1]:
+            if _is_comment(text):
+                self._count("comment lines", 1)
+            elif text.strip():
+                shown = _decoded(text.strip()[:40])
+                self._refuse(
+                    self._line, f"text before the first header: {shown!r}; expected a line that begins with '>'"
+                )
+            self._line += 1
+
+    def _refuse_foreign(self, opening: bytes) -> None:
+        if (found := foreign_format(opening.removeprefix(b"\xef\xbb\xbf"))) is not None:
+            raise FastaError(f"{self._source.name}: is no FASTA but looks like {found}")
+
+    def _refuse_nul(self, pending: list[bytes], text: bytes) -> NoReturn:
+        before = b"".join([*pending, text[: text.index(b"\0")]])
+        line = self._line + before.count(b"\n")
+        self._refuse(
+            line, "a NUL byte, which no FASTA holds; the file is damaged (an interrupted write leaves such bytes)"
+        )
+
+    def _refuse_character(self, text: bytes, line: int) -> NoReturn:
+        found = _NOT_A_RESIDUE.search(text)
+        assert found is not None
+        if found[0] == b">":
+            self._refuse(line, "'>' inside a sequence line; was a file without a last line end joined to another?")
+        shown = _decoded(text[found.start() : found.start() + 4])[0]
+        name = f"'{shown}'" if shown.isascii() and shown.isprintable() else f"character U+{ord(shown):04X}"
+        context = text[max(0, found.start() - 5) : found.start()].decode("ascii")
+        place = f" after '{context}'" if context else ""
+        self._refuse(line, f"{name}{place} is no residue; expected letters, '*' or gaps (- . ~)")
+
+    def _refuse_first(self, pattern: re.Pattern[bytes], body: bytes, line: int, reason: str) -> NoReturn:
+        for number, text in enumerate(body.split(b"\n"), line + 1):
+            if not _is_comment(text) and (found := pattern.search(text)):
+                self._refuse(number, f"'{found[0].decode()}' {reason}")
+        raise AssertionError("the pattern was found in the residues, so it is in a line")
+
+    def _refuse(self, line: int, reason: str) -> NoReturn:
+        raise FastaError(f"{self._source.name}:{line}: {reason}")
+
+
+def _next_header(text: bytes, position: int) -> int:
+    """Return where the first ``>`` stands that begins a line, from ``position`` on, or -1."""
+    # memchr for one byte is several times as fast as a search for two
+    found = text.find(b">", position)
+    while found > 0 and text[found - 1] != _LINE_FEED:
+        found = text.find(b">", found + 1)
+    return found
+
+
+def _header_and_body(text: bytes) -> tuple[bytes, bytes]:
+    header, _, body = text[1:].partition(b"\n")
+    return header, body
+
+
+def _with_line_feeds(text: bytes) -> bytes:
+    if b"\r" not in text:
+        return text
+    if b"\r\r" in text:
+        text = _RETURNS_BEFORE_LINE_FEED.sub(b"\n", text)
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _is_comment(line: bytes) -> bool:
+    return line.startswith((b";", b"#", b"!"))
+
+
+def _decoded(text: bytes) -> str:
+    """Return ``text`` as UTF-8 where it is that, otherwise as Latin-1, which fits any bytes."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1")

@@ -1,0 +1,140 @@
+"""Which records are worth keeping: every record read is either kept or dropped for one counted reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from proteinlm.sequence.fasta import FastaRecord, accession
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EMPTY = "no residues"
+ONLY_X = "X only, nothing to predict"
+TOO_SHORT = "too short"
+TOO_LONG = "too long"
+DUPLICATE = "duplicate sequence"
+DUPLICATE_IDENTIFIER = "duplicate identifier"
+NUCLEOTIDES = "looks like nucleotides"
+
+# A, C, G and T make up a quarter of a usual protein, so a long run of them alone is no protein
+_NUCLEOTIDE_LETTERS = b"ACGTUNacgtun"
+_NUCLEOTIDE_SHARE = 0.95
+_NUCLEOTIDE_MIN_LENGTH = 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScreeningConfig:
+    """Which records to drop beside those without residues and those of X only."""
+
+    min_length: int = 1  # residues
+    max_length: int | None = None  # residues; None keeps every length
+    drop_duplicates: bool = False  # keep the first of exactly equal sequences
+
+    def __post_init__(self) -> None:
+        if self.min_length < 1:
+            raise ValueError(f"min_length is {self.min_length}; expected at least 1")
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise ValueError(f"max_length {self.max_length} is below min_length {self.min_length}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What screening says of one record: why it is dropped, or what is odd about it."""
+
+    dropped: str | None
+    noted: tuple[str, ...]
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningReport:
+    """Counts of records: ``num_read`` is ``num_kept`` plus all of ``dropped``; ``noted`` were kept."""
+
+    num_read: int
+    num_kept: int
+    dropped: Mapping[str, int]
+    noted: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        assert self.num_read == self.num_kept + sum(self.dropped.values())
+
+
+@dataclass(slots=True)
+class Screen:
+    """Judges records one after the other and remembers what it has seen.
+
+    Sequences and identifiers are remembered by 128-bit hashes, about 100 bytes of memory each; a
+    collision is not to be expected below 10^12 sequences and is not handled.
+    """
+
+    config: ScreeningConfig
+    _num_read: int = 0
+    _dropped: Counter[str] = field(default_factory=Counter)
+    _noted: Counter[str] = field(default_factory=Counter)
+    _sequences: set[bytes] = field(default_factory=set)
+    _identifiers: set[bytes] = field(default_factory=set)
+
+    def judge(self, record: FastaRecord, tokens: NDArray[np.uint8]) -> Verdict:
+        """Return whether to keep ``record``; ``tokens`` are its residues, encoded."""
+        import xxhash
+
+        digest = xxhash.xxh3_128_digest(tokens.data)
+        dropped = self._reason_to_drop(record.residues, digest)
+        noted = () if dropped else self._notes(record, digest)
+        self._num_read += 1
+        self._noted.update(noted)
+        if dropped:
+            self._dropped[dropped] += 1
+        return Verdict(dropped, noted, digest)
+
+    def report(self) -> ScreeningReport:
+        """Return the counts so far."""
+        num_kept = self._num_read - self._dropped.total()
+        return ScreeningReport(
+            self._num_read, num_kept, dict(sorted(self._dropped.items())), dict(sorted(self._noted.items()))
+        )
+
+    def _reason_to_drop(self, residues: bytes, digest: bytes) -> str | None:
+        if not residues:
+            return EMPTY
+        # strip ends at the first letter that can be predicted, so this costs nothing on a protein
+        if not residues.strip(b"XxJj*-.~"):
+            return ONLY_X
+        if len(residues) < self.config.min_length:
+            return TOO_SHORT
+        if self.config.max_length is not None and len(residues) > self.config.max_length:
+            return TOO_LONG
+        if self.config.drop_duplicates and digest in self._sequences:
+            return DUPLICATE
+        return None
+
+    def _notes(self, record: FastaRecord, digest: bytes) -> tuple[str, ...]:
+        import xxhash
+
+        name = xxhash.xxh3_128_digest(accession(record.identifier).encode())
+        noted = []
+        if name in self._identifiers:
+            noted.append(DUPLICATE_IDENTIFIER)
+        if digest in self._sequences:
+            noted.append(DUPLICATE)
+        if looks_like_nucleotides(record.residues):
+            noted.append(NUCLEOTIDES)
+        self._identifiers.add(name)
+        self._sequences.add(digest)
+        return tuple(noted)
+
+
+def looks_like_nucleotides(residues: bytes) -> bool:
+    """Say whether a sequence of 30 or more letters is nearly all A, C, G, T, U and N."""
+    if len(residues) < _NUCLEOTIDE_MIN_LENGTH:
+        return False
+    # most proteins are told by their first letters
+    return all(
+        len(part.translate(None, _NUCLEOTIDE_LETTERS)) <= (1 - _NUCLEOTIDE_SHARE) * len(part)
+        for part in (residues[:_NUCLEOTIDE_MIN_LENGTH], residues)
+    )
