@@ -114,5 +114,5 @@ class FavorAttention(Attention):
 def choose_implementation(implementation: Implementation) -> Implementation:
     """Return which implementation runs; for "auto" say so in the log, once in a process."""
     if implementation == "auto":
-        logger.info("FAVOR+ runs its eager implementation: it is the only one")
+        logger.info("FAVOR+ runs eager, its only implementation")
     return "eager"

@@ -94,7 +94,7 @@ class Tile:
     positions: slice | Tensor
     num_runs: int
     real: Tensor | None
-    hidden_SC: Tensor | None  # noqa: N815 (shape letters)
+    hidden_SC: Tensor | None
 
     def take(self, x_THK: Tensor, dtype: torch.dtype, *, width: int | None = None) -> Tensor:
         """Return a fresh x_GCK in ``dtype``, heads first; ``width`` beyond K leaves room uninitialised."""
@@ -132,8 +132,8 @@ def plan_tiles(
     holds several short segments of about equal length.
     """
     seen = [segment for segment in segments if segment.num_visible]
-    long = [segment for segment in seen if 2 * len(segment) > tile_length]
-    short = sorted((segment for segment in seen if 2 * len(segment) <= tile_length), key=len, reverse=True)
+    long = [segment for segment in seen if 4 * len(segment) > tile_length]
+    short = sorted((segment for segment in seen if 4 * len(segment) <= tile_length), key=len, reverse=True)
     cut = [cut_segment(segment, mask_T, tile_length) for segment in long]
     return cut + [[_gather(group, mask_T, device)] for group in _group(short, tile_length)]
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from proteinlm.ops.random_features.features import accumulation_dtype, log_features
 from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, plan_tiles, row_bounds
 
-# features of one tile, all heads: 1 MiB in float32, about what the second-level cache holds
-TILE_ELEMENTS = 2**18
+# features of one tile, all heads: 2 MiB in float32, what the second-level caches of two cores hold
+TILE_ELEMENTS = 2**19
+# positions of a tile, however many its features: shorter ones cost more in calls than they save
+LEAST_TILE = 32
 
 
 def favor_attention(
@@ -62,7 +63,7 @@ def favor_attention(
 
 
 def _tile_length(num_heads: int, num_features: int) -> int:
-    return max(32, TILE_ELEMENTS // (num_heads * num_features))
+    return max(LEAST_TILE, TILE_ELEMENTS // (num_heads * num_features))
 
 
 class _Favor(torch.autograd.Function):
@@ -89,8 +90,10 @@ class _Favor(torch.autograd.Function):
         return out_THK
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
+        if torch.is_grad_enabled():
+            raise RuntimeError("FAVOR+ attention is differentiable once; create_graph=True is not possible")
         q_THK, k_THK, v_THK, rows_MK, out_THK, normaliser_TH1, *states = ctx.saved_tensors
         gradients = [
             torch.zeros_like(x, memory_format=torch.contiguous_format) if needed else None

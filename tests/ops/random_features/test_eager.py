@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from proteinlm.ops.random_features import eager, favor_attention, favor_map, feature_rows, projection_rows, reference
+from proteinlm.ops.softmax_attention import softmax_map
+
+HEADS, HEAD_DIM = 3, 5
+
+
+def rows(num_rows: int = 8, head_dim: int = HEAD_DIM, redraw_index: int = 0) -> Tensor:
+    return projection_rows(num_rows, head_dim, projection="orthogonal", seed=0, layer=0, redraw_index=redraw_index)
+
+
+@pytest.fixture(params=[2**19, 7 * HEADS * 8], ids=["one tile", "many tiles"])
+def tile_elements(request, monkeypatch):
+    """Let a segment be one tile, or be cut into several."""
+    monkeypatch.setattr(eager, "TILE_ELEMENTS", request.param)
+    monkeypatch.setattr(eager, "LEAST_TILE", 7)
+    return request.param
+
+
+@pytest.mark.parametrize("feature_map", ["positive", "hyperbolic"])
+@pytest.mark.usefixtures("tile_elements")
+def test_value_equals_the_reference(layout, feature_map):
+    q, k, v = layout.draw(HEADS, HEAD_DIM)
+    out = favor_attention(q, k, v, feature_rows(rows(), feature_map), **layout.options)
+    expected = reference.favor_attention(q, k, v, rows(), feature_map=feature_map, **layout.options)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("feature_map", ["positive", "hyperbolic"])
+@pytest.mark.usefixtures("tile_elements")
+def test_gradients_equal_the_reference(layout, feature_map):
+    q, k, v = layout.draw(HEADS, HEAD_DIM)
+    weights = torch.randn(q.shape, dtype=torch.float64)
+    out = favor_attention(q, k, v, feature_rows(rows(), feature_map), **layout.options)
+    expected = reference.favor_attention(q, k, v, rows(), feature_map=feature_map, **layout.options)
+    for got, wanted in zip(
+        torch.autograd.grad(out, (q, k, v), weights), torch.autograd.grad(expected, (q, k, v), weights), strict=True
+    ):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-11)
+
+
+@pytest.mark.usefixtures("tile_elements")
+def test_implied_map_equals_the_reference(layout):
+    q, k, _ = layout.draw(HEADS, HEAD_DIM, requires_grad=False)
+    got = favor_map(q, k, rows(), **layout.options)
+    torch.testing.assert_close(got, reference.favor_map(q, k, rows(), **layout.options), rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("tile_elements")
+def test_a_block_of_rows_is_that_part_of_the_map(layout):
+    q, k, _ = layout.draw(HEADS, HEAD_DIM, requires_grad=False)
+    part = slice(layout.length // 3, -1)
+    whole = favor_map(q, k, rows(), **layout.options)
+    # equal to rounding: other tiles sum in another order
+    torch.testing.assert_close(favor_map(q, k, rows(), rows=part, **layout.options), whole[:, :, part])
+
+
+@pytest.mark.usefixtures("tile_elements")
+def test_implied_map_times_values_is_the_output(layout):
+    q, k, v = layout.draw(HEADS, HEAD_DIM, requires_grad=False)
+    product = torch.einsum("bhrl,blhk->brhk", favor_map(q, k, rows(), **layout.options), v)
+    torch.testing.assert_close(favor_attention(q, k, v, rows(), **layout.options), product, rtol=0, atol=1e-12)
+
+
+def test_rows_of_the_implied_map_sum_to_one_where_a_key_is_visible(layout):
+    q, k, _ = layout.draw(HEADS, HEAD_DIM, requires_grad=False)
+    sums = favor_map(q, k, rows(), **layout.options).sum(-1)
+    sees = reference.visible_pairs(layout.num_windows, layout.length, **layout.options).any(-1)
+    torch.testing.assert_close(sums, sees.expand_as(sums).double())
+
+
+def test_a_row_without_visible_key_is_exactly_zero_in_value_and_gradient():
+    q, k, v = (torch.randn(1, 9, 2, 4, requires_grad=True) for _ in range(3))
+    cu_seqlens = torch.tensor([0, 4, 9], dtype=torch.int32)
+    key_mask = torch.tensor([[False] * 4 + [True] * 5])
+    out = favor_attention(q, k, v, rows(8, 4), key_mask_BL=key_mask, cu_seqlens=cu_seqlens)
+    out[:, :4].sum().backward()
+    assert not any(x.any() for x in (out[:, :4], q.grad, k.grad, v.grad))
+
+
+def test_nothing_visible_at_all_still_has_gradients():
+    q, k, v = (torch.randn(2, 3, 2, 4, requires_grad=True) for _ in range(3))
+    favor_attention(q, k, v, rows(8, 4), key_mask_BL=torch.zeros(2, 3, dtype=torch.bool)).sum().backward()
+    assert not any(x.grad.any() for x in (q, k, v))
+
+
+def test_gradcheck_in_several_tiles(monkeypatch):
+    monkeypatch.setattr(eager, "TILE_ELEMENTS", 1)
+    monkeypatch.setattr(eager, "LEAST_TILE", 3)
+    inputs = [torch.randn(1, 7, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    key_mask = torch.tensor([[True, False, True, True, True, True, False]])
+    assert torch.autograd.gradcheck(lambda q, k, v: favor_attention(q, k, v, rows(4, 3), key_mask_BL=key_mask), inputs)
+
+
+def test_differentiating_twice_is_refused():
+    q, k, v = (torch.randn(1, 4, 1, 3, requires_grad=True) for _ in range(3))
+    out = favor_attention(q, k, v, rows(4, 3))
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(out.sum(), q, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [c for n in (1, 2) for c in itertools.combinations(range(3), n)],
+    ids=lambda c: "".join("qkv"[i] for i in c),
+)
+def test_each_gradient_is_the_same_when_others_are_not_wanted(wanted):
+    drawn = [torch.randn(2, 11, 2, 4, dtype=torch.float64) for _ in range(3)]
+    every = [x.clone().requires_grad_() for x in drawn]
+    some = [x.clone().requires_grad_(i in wanted) for i, x in enumerate(drawn)]
+    favor_attention(*every, rows(8, 4)).square().sum().backward()
+    favor_attention(*some, rows(8, 4)).square().sum().backward()
+    assert all(torch.equal(some[i].grad, every[i].grad) for i in wanted)
+
+
+@pytest.mark.parametrize("num_pads", [0, 8, 96])
+def test_pads_change_no_valid_output(num_pads):
+    q, k, v = (torch.randn(2, 32, 2, 16, dtype=torch.float64) for _ in range(3))
+    alone = favor_attention(q, k, v, rows(64, 16))
+    padded = [torch.cat((x, torch.randn(2, num_pads, 2, 16, dtype=torch.float64)), 1) for x in (q, k, v)]
+    key_mask = (torch.arange(32 + num_pads) < 32).expand(2, -1)
+    torch.testing.assert_close(
+        favor_attention(*padded, rows(64, 16), key_mask_BL=key_mask)[:, :32], alone, rtol=0, atol=1e-10
+    )
+
+
+def test_neighbours_in_a_window_change_no_output():
+    lengths = [1, 300, 41, 7, 40, 38, 1200]
+    parts = [[torch.randn(1, n, 2, 16, dtype=torch.float64) for _ in range(3)] for n in lengths]
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    packed = [torch.cat(x, 1) for x in zip(*parts, strict=True)]
+    together = favor_attention(*packed, rows(512, 16), cu_seqlens=cu_seqlens).split(lengths, 1)
+    for part, got in zip(parts, together, strict=True):
+        torch.testing.assert_close(got, favor_attention(*part, rows(512, 16)), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_hidden_keys_and_values_may_hold_anything(value):
+    q, k, v = (torch.randn(1, 12, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    key_mask = torch.arange(12)[None] % 3 > 0
+    clean = favor_attention(q, k, v, rows(8, 4), key_mask_BL=key_mask)
+    dirty_k, dirty_v = (x.masked_fill(~key_mask[..., None, None], value) for x in (k, v))
+    dirty = favor_attention(q, dirty_k, dirty_v, rows(8, 4), key_mask_BL=key_mask)
+    pairs = zip(
+        (clean, *torch.autograd.grad(clean.sum(), (q, k, v))),
+        (dirty, *torch.autograd.grad(dirty.sum(), (q, k, v))),
+        strict=True,
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("spread", [1.0, 4.0, 8.0])
+def test_reduced_precision_stays_within_its_rounding_of_float64(dtype, spread):
+    head_dim = 16
+    generator = torch.Generator().manual_seed(4)
+    q, k = (spread * torch.randn(1, 200, 2, head_dim, generator=generator) for _ in range(2))
+    q, k, v = (x.to(dtype) for x in (q, k, torch.randn(1, 200, 2, head_dim, generator=generator)))
+    rows_MK = rows(64, head_dim).float()
+    expected = favor_attention(q.double(), k.double(), v.double(), rows_MK)
+    # a log-feature sums K + 1 products in float32: its error is at most (K + 2) 2^-24 times the sum
+    # of their magnitudes; a weight has one from the query and one from the key, its normaliser too
+    scaled = torch.cat((q, k)).double() * head_dim**-0.25
+    magnitude = (scaled.abs() @ rows_MK.double().abs().T).amax() + scaled.square().sum(-1).amax() / 2
+    in_logarithm = 2 * (head_dim + 2) * 2**-24 * magnitude
+    # rounding the output to half a unit in the last place
+    tolerance = 2 * torch.expm1(in_logarithm) * v.double().abs().max() + torch.finfo(dtype).eps / 2 * expected.abs()
+    assert ((favor_attention(q, k, v, rows_MK).double() - expected).abs() <= tolerance).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_gradients_are_finite_and_of_the_input_dtype(dtype):
+    q, k, v = ((8 * torch.randn(1, 300, 2, 16)).to(dtype).requires_grad_() for _ in range(3))
+    favor_attention(q, k, v, rows(64, 16)).float().square().sum().backward()
+    assert all(x.grad.isfinite().all() and x.grad.dtype == dtype for x in (q, k, v))
+
+
+def test_autocast_changes_nothing():
+    inputs = [torch.randn(2, 33, 2, 16, requires_grad=True) for _ in range(3)]
+    plain = favor_attention(*inputs, rows(64, 16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = favor_attention(*inputs, rows(64, 16))
+        gradients = torch.autograd.grad(under.square().sum(), inputs)
+    assert torch.equal(plain, under)
+    assert all(map(torch.equal, gradients, torch.autograd.grad(plain.square().sum(), inputs)))
+
+
+def test_queries_may_have_another_dtype_than_values():
+    q, k = (torch.randn(1, 6, 2, 4, requires_grad=True) for _ in range(2))
+    v = torch.randn(1, 6, 2, 4, dtype=torch.bfloat16, requires_grad=True)
+    out = favor_attention(q, k, v, rows(8, 4))
+    out.sum().backward()
+    assert (out.dtype, q.grad.dtype, v.grad.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+
+
+def test_inputs_are_left_as_they_were():
+    # one head in float32 is laid out exactly as a tile is: a copy left out would scale the input
+    q, k, v = (torch.randn(1, 6, 1, 4, requires_grad=True) for _ in range(3))
+    before = [x.detach().clone() for x in (q, k, v)]
+    favor_attention(q, k, v, rows(8, 4)).sum().backward()
+    assert all(map(torch.equal, before, (q, k, v)))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the bytes of the largest storage that any operation returns."""
+
+    num_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        sizes = [x.untyped_storage().nbytes() for x in tree_leaves(result) if isinstance(x, Tensor)]
+        self.num_bytes = max([self.num_bytes, *sizes])
+        return result
+
+
+@pytest.mark.parametrize("cu_seqlens", [None, torch.arange(0, 8193, 64, dtype=torch.int32)], ids=["long", "packed"])
+def test_no_tensor_of_all_positions_features_and_heads_is_alive(cu_seqlens):
+    inputs = [torch.randn(1, 8192, 4, 8, requires_grad=True) for _ in range(3)]
+    rows_MK = rows(256, 8)
+    with LargestTensor() as largest:
+        favor_attention(*inputs, rows_MK, cu_seqlens=cu_seqlens).sum().backward()
+    # the larger of a tile of features and one input; all features would take 32 MiB
+    assert largest.num_bytes <= max(4 * eager.TILE_ELEMENTS, 4 * inputs[0].numel())
+
+
+def test_map_error_falls_as_one_over_the_root_of_the_number_of_features():
+    q, k = (0.5 * torch.randn(1, 24, 1, 16, dtype=torch.float64) for _ in range(2))
+    exact = softmax_map(q, k)
+    num_features = [128, 256, 512, 1024, 2048]
+    logarithms, variances = [], []
+    for m in num_features:
+        drawn = [projection_rows(m, 16, projection="iid", seed=m, layer=0, redraw_index=i) for i in range(40)]
+        errors = torch.stack([(favor_map(q, k, w) - exact).abs().sum(-1).mean() / 2 for w in drawn])
+        logarithms.append(errors.mean().log())
+        variances.append(errors.var() / len(drawn) / errors.mean() ** 2)
+    centred = torch.tensor(num_features).double().log()
+    centred = centred - centred.mean()
+    weights = centred / centred.square().sum()
+    slope = weights @ torch.stack(logarithms)
+    # least squares of independent points with known variances; the next term of the error, of
+    # relative order exp(|z|^2) / m, bends the line by less than its value at the smallest m
+    bend = torch.expm1((q[:, :, None] + k[:, None]).square().sum(-1).mean() / 4) / num_features[0]
+    assert abs(slope + 0.5) < 4 * (weights.square() @ torch.stack(variances)).sqrt() + bend
