@@ -28,10 +28,13 @@ _SETTINGS = {
 }
 
 
-@click.command(
-    "ingest",
-    epilog="Example: proteinlm ingest uniref50.fasta.gz -o corpus/ --clusters clusters.tsv --validation-share 0.01",
-)
+EXAMPLE = """\b
+Example:
+  proteinlm ingest uniref50.fasta.gz -o corpus/ --clusters clusters.tsv --validation-share 0.01
+"""
+
+
+@click.command(epilog=EXAMPLE)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The corpus folder to make.")
 @click.option(

@@ -5,6 +5,7 @@ from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD
 from proteinlm.corpus.manifest import Manifest, read_manifest
 from proteinlm.corpus.shard_reader import Corpus, SequenceSet, SplitSummary, open_corpus
 from proteinlm.corpus.splitting import SplittingConfig
+from proteinlm.corpus.summary import summarise_corpus, summarise_fasta
 
 __all__ = [
     "TRAIN",
@@ -21,4 +22,6 @@ __all__ = [
     "ingest_manifest",
     "open_corpus",
     "read_manifest",
+    "summarise_corpus",
+    "summarise_fasta",
 ]

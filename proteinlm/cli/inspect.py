@@ -1,0 +1,224 @@
+"""``proteinlm inspect``: what a corpus, checkpoint, run, recipe, manifest or FASTA file is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from proteinlm.cli.terminal import TerminalProgress
+
+if TYPE_CHECKING:
+    from proteinlm.corpus.summary import SequenceSummary
+
+EXAMPLE = """\b
+Example:
+  proteinlm inspect corpus/
+"""
+
+# a table and the lines that people read of it
+Description = tuple[dict[str, Any], list[str]]
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(path: Path, as_json: bool) -> None:
+    """Say what PATH is and what it holds.
+
+    PATH is a corpus, a checkpoint, the folder of a run, a recipe or manifest (.toml), or a FASTA file.
+    """
+    kind, (table, lines) = _describe(path)
+    if as_json:
+        click.echo(json.dumps({"kind": kind, "path": str(path), **table}, indent=2))
+    else:
+        click.echo("\n".join([f"{path}: {kind}", *(f"  {line}" if line else "" for line in lines)]))
+
+
+def _describe(path: Path) -> tuple[str, Description]:
+    from proteinlm.errors import ConfigError
+
+    if path.is_dir():
+        return _describe_folder(path)
+    if path.suffix == ".toml":
+        from proteinlm import config
+
+        # only a manifest names files
+        is_manifest = "files" in config.read_table(path)
+        return ("manifest", _manifest(path)) if is_manifest else ("recipe", _recipe(path))
+    if str(path) != "-" and not path.exists():
+        raise ConfigError(f"{path}: no such file or folder")
+    return "FASTA", _fasta(path)
+
+
+def _describe_folder(path: Path) -> tuple[str, Description]:
+    from proteinlm.errors import ConfigError
+
+    if (path / "corpus.json").exists():
+        return "corpus", _corpus(path)
+    if (path / "metrics.jsonl").exists():
+        return "run", _run(path)
+    if (path / "model.safetensors").exists() or (path / "checkpoint").is_dir():
+        return "checkpoint", _checkpoint(path)
+    raise ConfigError(f"{path}: is no corpus (corpus.json), checkpoint (model.safetensors) or run (metrics.jsonl)")
+
+
+def _corpus(path: Path) -> Description:
+    from proteinlm.corpus import open_corpus, summarise_corpus
+
+    summary = summarise_corpus(open_corpus(path))
+    origin = summary.manifest
+    lines = [f"from {origin['name']} ({origin['release']}), {origin['licence']}, {origin['credit']}"] if origin else []
+    lines.append(
+        f"{summary.num_shards} shards, {summary.num_bytes / 1e6:,.1f} MB, format {summary.format_version}, "
+        f"sha256 {summary.digest[:12]}…"
+    )
+    for name, counts in (("dropped", summary.dropped), ("noted", summary.noted), ("replaced", summary.substitutions)):
+        lines += [f"{name}: {_listed(counts)}"] if counts else []
+    lines += ["", *_table({name: _columns(split) for name, split in summary.splits.items()})]
+    lines += _leaks(summary.leaks)
+    lines += ["", *_composition(summary.splits)]
+    return dataclasses.asdict(summary), lines
+
+
+def _fasta(path: Path) -> Description:
+    from proteinlm.corpus import summarise_fasta
+
+    summary = summarise_fasta([path], progress=TerminalProgress())
+    lines = []
+    counts = {
+        "would be dropped": summary.screening.dropped,
+        "noted": summary.screening.noted,
+        "taken away": summary.reading,
+        "replaced residues": summary.substitutions,
+    }
+    lines += [f"{name}: {_listed(found)}" for name, found in counts.items() if found]
+    lines += ["", *_table({"all": _columns(summary.sequences)}), "", *_composition({"all": summary.sequences})]
+    return dataclasses.asdict(summary), lines
+
+
+def _manifest(path: Path) -> Description:
+    from proteinlm import config
+    from proteinlm.corpus import read_manifest
+
+    manifest = read_manifest(path)
+    lines = [
+        f"{manifest.name}: {manifest.description}",
+        f"{manifest.release}, {manifest.licence}, {manifest.credit}",
+        *(f"{file.path}: {file.records:,} records, {file.residues:,} residues" for file in manifest.files),
+        f"ingest it with: proteinlm ingest --manifest {path} -o corpus/",
+    ]
+    return config.to_table(manifest), lines
+
+
+def _recipe(path: Path) -> Description:
+    from proteinlm import config
+    from proteinlm.recipe import load_recipe
+
+    table = config.to_table(load_recipe(path))
+    num_parameters = _num_parameters(table)
+    return {"num_parameters": num_parameters, "recipe": table}, [f"{num_parameters:,} parameters", *_settings(table)]
+
+
+def _num_parameters(recipe: Mapping[str, Any]) -> int:
+    import torch
+
+    from proteinlm import config
+    from proteinlm.model import MaskedLM, ModelConfig
+
+    settings = config.parse(ModelConfig, recipe["model"], source="model")
+    # on the meta device a model of any size takes no memory
+    with torch.device("meta"):
+        model = MaskedLM(settings, seed=recipe["seed"], draw_weights=False)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _checkpoint(path: Path) -> Description:
+    from proteinlm.model.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    num_parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+    table = {
+        "step": checkpoint.step,
+        "num_parameters": num_parameters,
+        "metadata": checkpoint.metadata,
+        "recipe": checkpoint.recipe,
+    }
+    lines = [f"{num_parameters:,} parameters after {checkpoint.step:,} steps"]
+    return table, lines + _settings(checkpoint.metadata) + _settings(checkpoint.recipe)
+
+
+def _run(path: Path) -> Description:
+    newest: dict[str, dict[str, Any]] = {}
+    for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        newest[" ".join(str(entry[key]) for key in ("kind", "split") if key in entry)] = entry
+    lines = [f"{name}: {_figures(entry)}" for name, entry in newest.items()]
+    is_saved = (path / "checkpoint").is_dir()
+    table, more = _checkpoint(path) if is_saved else ({}, ["no checkpoint yet"])
+    return {"metrics": newest, **table}, lines + more
+
+
+def _figures(entry: Mapping[str, Any]) -> str:
+    parts = [(key, value) for key, value in entry.items() if key not in {"kind", "split"}]
+    return ", ".join(f"{key} {value:,.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in parts)
+
+
+def _settings(table: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return one line ``name = value`` for every setting."""
+    lines: list[str] = []
+    for name, value in table.items():
+        nested = isinstance(value, Mapping)
+        lines += _settings(value, f"{prefix}{name}.") if nested else [f"{prefix}{name} = {json.dumps(value)}"]
+    return lines
+
+
+def _columns(summary: SequenceSummary) -> dict[str, str]:
+    return {
+        "sequences": f"{summary.num_sequences:,}",
+        "residues": f"{summary.num_residues:,}",
+        "shortest": f"{summary.shortest:,}",
+        **{f"{name} %": f"{value:,.0f}" for name, value in summary.percentiles.items()},
+        "longest": f"{summary.longest:,}",
+        "longer than 1,022": f"{summary.num_truncated:,}",
+        "residues beyond": f"{summary.beyond_truncation:.1%}",
+        "ambiguous": f"{summary.ambiguous:.3%}",
+    }
+
+
+def _table(columns: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return lines of a table: one row for a quantity, one column for a split."""
+    names = list(next(iter(columns.values())))
+    head = max(len(name) for name in names)
+    widths = {split: max(len(split), *(len(cell) for cell in cells.values())) for split, cells in columns.items()}
+    lines = [" " * head + "".join(f"  {split:>{widths[split]}}" for split in columns)]
+    return lines + [
+        f"{name:<{head}}" + "".join(f"  {cells[name]:>{widths[split]}}" for split, cells in columns.items())
+        for name in names
+    ]
+
+
+def _composition(splits: Mapping[str, SequenceSummary]) -> list[str]:
+    width = max(len(name) for name in splits)
+    return [
+        f"composition {name:<{width}}  "
+        + " ".join(f"{letter} {share:.1%}" for letter, share in found.composition.items())
+        for name, found in splits.items()
+        if found.composition
+    ]
+
+
+def _leaks(leaks: Mapping[str, Any]) -> Iterable[str]:
+    for name, leak in leaks.items():
+        relatives = (
+            "" if leak.same_cluster is None else f", {leak.same_cluster:,} have a relative of their cluster there"
+        )
+        yield f"{name}: {leak.equal_sequences:,} sequences are also in train{relatives}"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
