@@ -96,14 +96,12 @@ class Tile:
     real: Tensor | None
     hidden_SC: Tensor | None
 
-    def take(self, x_THK: Tensor, dtype: torch.dtype, *, width: int | None = None) -> Tensor:
-        """Return a fresh x_GCK in ``dtype``, heads first; ``width`` beyond K leaves room uninitialised."""
+    def take(self, x_THK: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a fresh x_GCK in ``dtype``, heads first."""
         picked = x_THK[self.positions] if isinstance(self.positions, slice) else x_THK.index_select(0, self.positions)
         picked = picked.view(self.num_runs, len(picked) // self.num_runs, *picked.shape[1:]).transpose(1, 2)
-        *sizes, head_dim = picked.shape
-        taken = torch.empty(*sizes, width or head_dim, dtype=dtype, device=x_THK.device)
-        taken[..., :head_dim].copy_(picked)
-        return taken.flatten(0, 1)
+        taken = torch.empty(picked.shape, dtype=dtype, device=x_THK.device)
+        return taken.copy_(picked).flatten(0, 1)
 
     def put(self, target_THK: Tensor, x_GCK: Tensor) -> None:
         """Write x_GCK where ``take`` would read it."""
@@ -117,9 +115,15 @@ class Tile:
 
     def hide_keys(self, x_GCM: Tensor, value: float) -> Tensor:
         """Overwrite x_GCM by ``value`` in place where a position counts as no key."""
-        if self.hidden_SC is not None:
-            x_SHCM = x_GCM.view(self.num_runs, -1, *x_GCM.shape[1:])
-            x_SHCM.masked_fill_(self.hidden_SC[:, None, :, None], value)
+        return x_GCM if self.hidden_SC is None else self._fill(x_GCM, self.hidden_SC, value)
+
+    def hide_repeats(self, x_GCM: Tensor) -> Tensor:
+        """Overwrite x_GCM by 0 in place where a position is there again."""
+        return x_GCM if self.real is None else self._fill(x_GCM, ~self.real.view(self.num_runs, -1), 0)
+
+    def _fill(self, x_GCM: Tensor, where_SC: Tensor, value: float) -> Tensor:
+        x_SHCM = x_GCM.view(self.num_runs, len(x_GCM) // self.num_runs, *x_GCM.shape[1:])
+        x_SHCM.masked_fill_(where_SC[:, None, :, None], value)
         return x_GCM
 
 

@@ -1,14 +1,15 @@
 """FAVOR+ attention in tiles: no tensor of positions × features × all heads is ever alive.
 
-Notation: x = q / K^(1/4), y = k / K^(1/4), rows w_r, a constant c_r for each feature.
-k'_jr = exp(w_r·y_j - |y_j|^2 / 2 - c_r) and q'_ir = softmax over r of (w_r·x_i + c_r). Whatever c_r
-is, it cancels between q' and k', and what the softmax divides by cancels between numerator and
-normaliser. With c_r the maximum over the visible keys, every k' is at most 1, every column of k'
-reaches 1, and the normaliser, a weighted mean of column sums, is at least 1: nothing to add, nothing
-to overflow. Constants are constants in the gradient too.
+Notation: x = q / K^(1/4), y = k / K^(1/4), rows w_r, l_jr = w_r·y_j - |y_j|^2 / 2. A factor that a
+query or a feature has for all keys cancels between numerator and normaliser, and so
 
-Letters: G segments × heads of one tile, C its positions, E = K + 1: values with a column of ones, so
-that one product gives numerator and normaliser.
+    out_i = sum_r P_ir U_r,  P_i = softmax over r of (w_r·x_i + s_r),
+    U_r = sum_j A_jr v_j,    A_r = softmax over visible keys j of l_jr,  s_r = logsumexp over j of l_jr:
+
+each query averages over features what each feature averages over keys. The normaliser is 1 by
+construction: no epsilon to add, nothing to overflow, and the gradient needs no constants.
+
+Letters: G segments × heads of one tile, C its positions.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def favor_attention(
         cu_seqlens: where segments start in the flattened B·L positions, and B·L.
 
     Returns:
-        out_BLHK in the dtype of ``v_BLHK``. Differentiable once.
+        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
 
     Source: Choromanski et al., ICLR 2021, arXiv:2009.14794, equations 4 to 7.
     """
@@ -74,19 +75,16 @@ class _Favor(torch.autograd.Function):
         dtype = accumulation_dtype(q_THK, k_THK, v_THK)
         rows_MK = rows_MK.to(q_THK.device, dtype)
         out_THK = torch.zeros_like(v_THK, memory_format=torch.contiguous_format)
-        normaliser_TH1 = out_THK.new_ones(*out_THK.shape[:2], 1, dtype=dtype)
         states = []
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in plan:
-                constants_G1M, state_GME = _sum_keys(tiles, k_THK, v_THK, rows_MK)
+                log_sums_G1M, means_GMK = _average_keys(tiles, k_THK, v_THK, rows_MK)
                 for tile in tiles:
-                    query_GCM = _query_features(_scaled(tile, q_THK, dtype), rows_MK, constants_G1M)
-                    sums_GCE = query_GCM @ state_GME
-                    tile.put(out_THK, sums_GCE[..., :-1] / sums_GCE[..., -1:])
-                    tile.put(normaliser_TH1, sums_GCE[..., -1:])
-                states += [constants_G1M, state_GME] if len(tiles) > 1 else []
+                    tile.put(out_THK, _query_weights(tile, q_THK, rows_MK, log_sums_G1M) @ means_GMK)
+                # what a single tile averages is cheaper to compute again than to keep
+                states += [log_sums_G1M, means_GMK] if len(tiles) > 1 else []
         ctx.plan = plan
-        ctx.save_for_backward(q_THK, k_THK, v_THK, rows_MK, out_THK, normaliser_TH1, *states)
+        ctx.save_for_backward(q_THK, k_THK, v_THK, rows_MK, out_THK, *states)
         return out_THK
 
     @staticmethod
@@ -94,111 +92,104 @@ class _Favor(torch.autograd.Function):
         # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
         if torch.is_grad_enabled():
             raise RuntimeError("FAVOR+ attention is differentiable once; create_graph=True is not possible")
-        q_THK, k_THK, v_THK, rows_MK, out_THK, normaliser_TH1, *states = ctx.saved_tensors
-        gradients = [
+        q_THK, k_THK, v_THK, rows_MK, out_THK, *states = ctx.saved_tensors
+        grads = [
             torch.zeros_like(x, memory_format=torch.contiguous_format) if needed else None
             for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
         ]
         saved = iter(states)
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in ctx.plan:
-                # the state of a single tile is cheaper to sum again than to keep
-                summed = (next(saved), next(saved)) if len(tiles) > 1 else _sum_keys(tiles, k_THK, v_THK, rows_MK)
-                inputs = (q_THK, k_THK, v_THK, rows_MK, out_THK, normaliser_TH1, grad_THK)
-                _backward_tiles(tiles, inputs, summed, gradients)
-        return *gradients, None, None
+                state = (next(saved), next(saved)) if len(tiles) > 1 else _average_keys(tiles, k_THK, v_THK, rows_MK)
+                grad_state = _backward_queries(tiles, (q_THK, out_THK, grad_THK, rows_MK), state, grads[0])
+                if grads[1] is not None or grads[2] is not None:
+                    _backward_keys(tiles, (k_THK, v_THK, rows_MK), state[0], grad_state, grads[1:])
+        return *grads, None, None
 
 
 def _scaled(tile: Tile, x_THK: Tensor, dtype: torch.dtype) -> Tensor:
     return tile.take(x_THK, dtype).mul_(x_THK.shape[-1] ** -0.25)
 
 
-def _scaled_keys(tile: Tile, k_THK: Tensor, dtype: torch.dtype) -> Tensor:
+def _query_weights(tile: Tile, q_THK: Tensor, rows_MK: Tensor, log_sums_G1M: Tensor) -> Tensor:
+    """Return P_GCM."""
+    x_GCK = _scaled(tile, q_THK, rows_MK.dtype)
+    return torch.baddbmm(log_sums_G1M, x_GCK, rows_MK.T.expand(len(x_GCK), -1, -1)).softmax(-1)
+
+
+def _keys(tile: Tile, k_THK: Tensor, rows_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y_GCK and l_GCM, minus infinity where a key is hidden."""
     # a hidden key may be anything, and 0 times infinity is not 0
-    return tile.hide_keys(_scaled(tile, k_THK, dtype), 0)
-
-
-def _query_features(x_GCK: Tensor, rows_MK: Tensor, constants_G1M: Tensor) -> Tensor:
-    rows_GKM = rows_MK.T.expand(len(x_GCK), -1, -1)
-    return torch.baddbmm(constants_G1M, x_GCK, rows_GKM).softmax(-1)
-
-
-def _key_logarithms(tile: Tile, y_GCK: Tensor, rows_MK: Tensor) -> Tensor:
-    return tile.hide_keys(log_features(y_GCK, rows_MK), -torch.inf)
+    y_GCK = tile.hide_keys(_scaled(tile, k_THK, rows_MK.dtype), 0)
+    return y_GCK, tile.hide_keys(log_features(y_GCK, rows_MK), -torch.inf)
 
 
 def _values(tile: Tile, v_THK: Tensor, dtype: torch.dtype) -> Tensor:
-    v_GCE = tile.take(v_THK, dtype, width=v_THK.shape[-1] + 1)
-    v_GCE[..., -1] = 1
-    return tile.hide_keys(v_GCE, 0)
+    return tile.hide_keys(tile.take(v_THK, dtype), 0)
 
 
-def _sum_keys(tiles: Sequence[Tile], k_THK: Tensor, v_THK: Tensor, rows_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return c_r, the running maximum over tiles, and S_re = sum_j k'_jr v_je, rescaled as it grows."""
-    constants_G1M = state_GME = None
+def _average_keys(tiles: Sequence[Tile], k_THK: Tensor, v_THK: Tensor, rows_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return s_G1M and U_GMK, in one pass over the tiles with sums rescaled as their maximum grows."""
+    num_matrices = tiles[0].num_runs * k_THK.shape[1]
+    # finite, or a tile without a visible key would subtract infinity from itself
+    maxima_G1M = rows_MK.new_full((num_matrices, 1, len(rows_MK)), torch.finfo(rows_MK.dtype).min / 4)
+    sums_G1M = torch.zeros_like(maxima_G1M)
+    means_GMK = rows_MK.new_zeros(num_matrices, len(rows_MK), v_THK.shape[-1])
     for tile in tiles:
-        key_GCM = _key_logarithms(tile, _scaled_keys(tile, k_THK, rows_MK.dtype), rows_MK)
-        # finite even where all keys of a tile are hidden, or infinity minus infinity
-        maxima_G1M = key_GCM.amax(1, keepdim=True).clamp_min_(torch.finfo(rows_MK.dtype).min / 4)
-        grown_G1M = maxima_G1M if constants_G1M is None else torch.maximum(constants_G1M, maxima_G1M)
+        _, key_GCM = _keys(tile, k_THK, rows_MK)
+        grown_G1M = torch.maximum(maxima_G1M, key_GCM.amax(1, keepdim=True))
         key_GCM.sub_(grown_G1M).exp_()
-        v_GCE = _values(tile, v_THK, rows_MK.dtype)
-        if state_GME is None or constants_G1M is None:
-            state_GME = key_GCM.mT @ v_GCE
-        else:
-            state_GME.mul_((constants_G1M - grown_G1M).exp_().mT).baddbmm_(key_GCM.mT, v_GCE)
-        constants_G1M = grown_G1M
-    assert constants_G1M is not None
-    assert state_GME is not None
-    return constants_G1M, state_GME
+        shrink_G1M = maxima_G1M.sub_(grown_G1M).exp_()
+        sums_G1M.mul_(shrink_G1M).add_(key_GCM.sum(1, keepdim=True))
+        means_GMK.mul_(shrink_G1M.mT).baddbmm_(key_GCM.mT, _values(tile, v_THK, rows_MK.dtype))
+        maxima_G1M = grown_G1M
+    means_GMK.div_(sums_G1M.mT)
+    return maxima_G1M.add_(sums_G1M.log_()), means_GMK
 
 
-def _backward_tiles(
+def _backward_queries(
+    tiles: Sequence[Tile], inputs: tuple[Tensor, ...], state: tuple[Tensor, Tensor], grad_q_THK: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Fill in the gradient of q and return those of s, less what U loses by it, and of U.
+
+    With g the gradient of out: dU = P^T g, dlogits_ir = P_ir (g_i·U_r - g_i·out_i), ds_r = sum_i
+    dlogits_ir; the softmax of the keys needs ds_r - dU_r·U_r.
+    """
+    q_THK, out_THK, grad_THK, rows_MK = inputs
+    log_sums_G1M, means_GMK = state
+    grad_sums_G1M, grad_means_GMK = torch.zeros_like(log_sums_G1M), torch.zeros_like(means_GMK)
+    for tile in tiles:
+        weights_GCM = _query_weights(tile, q_THK, rows_MK, log_sums_G1M)
+        grad_GCK = tile.hide_repeats(tile.take(grad_THK, rows_MK.dtype))
+        grad_means_GMK.baddbmm_(weights_GCM.mT, grad_GCK)
+        offset_GC1 = (grad_GCK * tile.take(out_THK, rows_MK.dtype)).sum(-1, keepdim=True)
+        grad_logits_GCM = torch.baddbmm(offset_GC1, grad_GCK, means_GMK.mT, beta=-1).mul_(weights_GCM)
+        grad_sums_G1M.add_(grad_logits_GCM.sum(1, keepdim=True))
+        if grad_q_THK is not None:
+            tile.put(grad_q_THK, (grad_logits_GCM @ rows_MK).mul_(q_THK.shape[-1] ** -0.25))
+    return grad_sums_G1M.sub_((grad_means_GMK * means_GMK).sum(-1)[:, None]), grad_means_GMK
+
+
+def _backward_keys(
     tiles: Sequence[Tile],
-    inputs: tuple[Tensor, ...],
-    summed: tuple[Tensor, Tensor],
-    gradients: Sequence[Tensor | None],
+    inputs: tuple[Tensor, Tensor, Tensor],
+    log_sums_G1M: Tensor,
+    grad_state: tuple[Tensor, Tensor],
+    grads: Sequence[Tensor | None],
 ) -> None:
-    q_THK, k_THK, v_THK, rows_MK, out_THK, normaliser_TH1, grad_THK = inputs
-    constants_G1M, state_GME = summed
-    grad_state_GME = torch.zeros_like(state_GME)
+    """Fill in the gradients of k and v: dv = A dU, dl_jr = A_jr (v_j·dU_r + ds_r - dU_r·U_r)."""
+    k_THK, v_THK, rows_MK = inputs
+    grad_sums_G1M, grad_means_GMK = grad_state
     for tile in tiles:
-        query_GCM = _query_features(_scaled(tile, q_THK, rows_MK.dtype), rows_MK, constants_G1M)
-        grad_sums_GCE = _gradient_of_sums(tile, out_THK, normaliser_TH1, grad_THK, rows_MK.dtype)
-        grad_state_GME.baddbmm_(query_GCM.mT, grad_sums_GCE)
-        if gradients[0] is not None:
-            grad_logarithm_GCM = (grad_sums_GCE @ state_GME.mT).mul_(query_GCM)
-            tile.put(gradients[0], (grad_logarithm_GCM @ rows_MK).mul_(q_THK.shape[-1] ** -0.25))
-    if gradients[1] is None and gradients[2] is None:
-        return
-    for tile in tiles:
-        y_GCK = _scaled_keys(tile, k_THK, rows_MK.dtype)
-        key_GCM = _key_logarithms(tile, y_GCK, rows_MK).sub_(constants_G1M).exp_()
-        v_GCE = _values(tile, v_THK, rows_MK.dtype)
-        grad_v_GCE = key_GCM @ grad_state_GME
-        if gradients[2] is not None:
-            tile.put(gradients[2], grad_v_GCE[..., :-1])
-        if gradients[1] is not None:
-            grad_logarithm_GCM = (v_GCE @ grad_state_GME.mT).mul_(key_GCM)
-            # the sum over features of the logarithms' gradients, taken where it is narrow
-            sum_GC1 = (grad_v_GCE * v_GCE).sum(-1, keepdim=True)
-            grad_y_GCK = (grad_logarithm_GCM @ rows_MK).addcmul_(y_GCK, sum_GC1, value=-1)
-            tile.put(gradients[1], grad_y_GCK.mul_(k_THK.shape[-1] ** -0.25))
-
-
-def _gradient_of_sums(
-    tile: Tile, out_THK: Tensor, normaliser_TH1: Tensor, grad_THK: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Return the gradient with respect to numerator (first K) and normaliser (last) of each query."""
-    grad_GCK = tile.take(grad_THK, dtype)
-    width = grad_GCK.shape[-1] + 1
-    sums_GCE = tile.take(grad_THK, dtype, width=width)
-    sums_GCE[..., -1] = -(grad_GCK * tile.take(out_THK, dtype)).sum(-1)
-    if tile.real is not None:
-        # a repeated query is no query
-        real_SC = tile.real.view(tile.num_runs, -1)
-        sums_GCE.view(tile.num_runs, -1, *sums_GCE.shape[1:]).masked_fill_(~real_SC[:, None, :, None], 0)
-    return sums_GCE.div_(tile.take(normaliser_TH1, dtype))
+        y_GCK, logarithms_GCM = _keys(tile, k_THK, rows_MK)
+        weights_GCM = logarithms_GCM.sub_(log_sums_G1M).exp_()
+        if grads[1] is not None:
+            tile.put(grads[1], weights_GCM @ grad_means_GMK)
+        if grads[0] is not None:
+            v_GCK = _values(tile, v_THK, rows_MK.dtype)
+            grad_GCM = torch.baddbmm(grad_sums_G1M, v_GCK, grad_means_GMK.mT).mul_(weights_GCM)
+            grad_y_GCK = (grad_GCM @ rows_MK).addcmul_(y_GCK, grad_GCM.sum(-1, keepdim=True), value=-1)
+            tile.put(grads[0], grad_y_GCK.mul_(k_THK.shape[-1] ** -0.25))
 
 
 @torch.no_grad()
@@ -251,15 +242,13 @@ def _map_segment(
 ) -> None:
     """Fill in the part of the map that belongs to one segment; ``origins`` is the position of its corner."""
     q_THK, k_THK, rows_MK = inputs
-    constants_G1M, normaliser_GM1 = _sum_keys(keys, k_THK, k_THK[..., :0], rows_MK)
+    log_sums_G1M, _ = _average_keys(keys, k_THK, k_THK[..., :0], rows_MK)
     for query_tile in queries:
-        query_GCM = _query_features(_scaled(query_tile, q_THK, rows_MK.dtype), rows_MK, constants_G1M)
-        query_GCM = query_GCM / (query_GCM @ normaliser_GM1)
+        query_GCM = _query_weights(query_tile, q_THK, rows_MK, log_sums_G1M)
         for tile in keys:
-            key_GCM = _key_logarithms(tile, _scaled_keys(tile, k_THK, rows_MK.dtype), rows_MK)
-            weights_GCC = query_GCM @ key_GCM.sub_(constants_G1M).exp_().mT
-            part = (_moved(query_tile, origins[0]), _moved(tile, origins[1]))
-            map_HRL[:, part[0], part[1]] = weights_GCC
+            _, key_GCM = _keys(tile, k_THK, rows_MK)
+            weights_GCC = query_GCM @ key_GCM.sub_(log_sums_G1M).exp_().mT
+            map_HRL[:, _moved(query_tile, origins[0]), _moved(tile, origins[1])] = weights_GCC
 
 
 def _moved(tile: Tile, origin: int) -> slice:
