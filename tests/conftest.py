@@ -38,3 +38,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the data folder {folder.relative_to(ROOT.parent)} beside the project, which is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sample(project_root: Path) -> Path:
+    """The folder of real sequences that the project carries."""
+    return project_root / "data_manifests" / "sample"
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of the first 300 proteins of the sample, with both validation splits."""
+    from itertools import islice
+
+    from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest
+    from proteinlm.sequence.fasta import read_fasta
+
+    folder = tmp_path_factory.mktemp("tiny")
+    with (folder / "tiny.fasta").open("wb") as file:
+        for record in islice(read_fasta([sample / "uniprotkb_sample.fasta.xz"]), 300):
+            file.write(f">{record.identifier}\n".encode() + record.residues + b"\n")
+    settings = IngestionConfig(splitting=SplittingConfig(validation_share=0.1, ood_share=0.1))
+    clusters = sample / "uniprotkb_sample.clusters30.tsv.xz"
+    ingest([folder / "tiny.fasta"], folder / "corpus", config=settings, clusters=clusters)
+    return folder / "corpus"

@@ -1,0 +1,42 @@
+"""``proteinlm evaluate``: a checkpoint on the validation splits of a corpus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from proteinlm.cli.terminal import note
+
+EXAMPLE = """\b
+Example:
+  proteinlm evaluate runs/first --corpus corpus/ --set kind=softmax
+"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--corpus", required=True, type=click.Path(path_type=Path), help="Corpus made by proteinlm ingest.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting of the attention.")
+@click.option("--device", default="cpu", show_default=True, help="Device to run on.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(checkpoint: Path, corpus: Path, assignments: tuple[str, ...], device: str, as_json: bool) -> None:
+    """Measure a CHECKPOINT on the validation splits of a corpus.
+
+    Every hidden residue is shown as <mask>, and the same residues are hidden whatever the model.
+    With --set kind=softmax the same weights run with exact attention.
+    """
+    from proteinlm.recipe import evaluate_checkpoint
+
+    note(f"evaluating {checkpoint} on {corpus}")
+    results = evaluate_checkpoint(checkpoint, corpus, attention=assignments, device=device)
+    if as_json:
+        click.echo(json.dumps([result.figures() for result in results], indent=2))
+        return
+    for score in results:
+        click.echo(
+            f"{score.split}: perplexity {score.model.perplexity:.3f} (unigram {score.unigram.perplexity:.3f}), "
+            f"accuracy {score.model.accuracy:.2%} (unigram {score.unigram.accuracy:.2%}), "
+            f"{score.model.num_targets:,} targets"
+        )

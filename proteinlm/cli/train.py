@@ -1,0 +1,53 @@
+"""``proteinlm train``: a recipe and a corpus in, a run folder out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from proteinlm.cli.terminal import TerminalProgress, note, seconds
+
+EXAMPLE = """\b
+Examples:
+  proteinlm train pipelines/quickstart.toml --corpus corpus/ --output runs/first
+  proteinlm train pipelines/quickstart.toml --corpus corpus/ --output runs/first --resume
+  torchrun --nproc-per-node=2 -m proteinlm train RECIPE --corpus corpus/ --output runs/two
+"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--corpus", required=True, type=click.Path(path_type=Path), help="Corpus made by proteinlm ingest.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--resume", is_flag=True, help="Go on from the newest training state in the folder.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting of the recipe.")
+def command(recipe: Path, corpus: Path, output: Path, resume: bool, assignments: tuple[str, ...]) -> None:
+    """Train a masked language model from a RECIPE.
+
+    Runs in one process, or unchanged in as many as torchrun or deepspeed start. Ctrl-C ends the
+    step in hand, saves the state and exits; --resume goes on from there.
+    """
+    from proteinlm.recipe import load_recipe, train
+
+    start = time.perf_counter()
+    result = train(
+        load_recipe(recipe, assignments),
+        corpus,
+        output,
+        resume=resume,
+        recipe_folder=recipe.parent,
+        progress=TerminalProgress(),
+    )
+    done = result.progress
+    for score in result.validation:
+        click.echo(
+            f"{score.split}: perplexity {score.model.perplexity:.2f} (unigram {score.unigram.perplexity:.2f}), "
+            f"accuracy {score.model.accuracy:.1%} (unigram {score.unigram.accuracy:.1%}), "
+            f"{score.model.num_targets:,} targets"
+        )
+    note(f"trained {done.step:,} steps on {done.num_residues:,} residues in {seconds(start)}; run is in {output}")
+    if result.was_interrupted:
+        note(f"interrupted: the state is saved; go on with --resume and --output {output}")
+        raise SystemExit(1)

@@ -1,0 +1,204 @@
+"""How well a model predicts hidden residues, beside what their frequencies alone predict.
+
+Every chosen residue is shown as ``<mask>``: with the 80/10/10 corruption of training, a model that
+copies what it sees already looks good. Which residues are chosen depends on the seed and the
+protein only, so that models, steps and mechanisms answer the same questions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from proteinlm.batches.loader import MaskedBatch, collate
+from proteinlm.batches.masking import NOT_CHOSEN, evaluation_choice, targets_at
+from proteinlm.batches.packing import PackingConfig, build_window, plan_windows
+from proteinlm.model import MaskedLM
+from proteinlm.randomness import stream
+from proteinlm.sequence.alphabet import MASK, VOCAB_SIZE
+
+
+class Proteins(Protocol):
+    """Encoded proteins with names, as a split of a corpus offers them."""
+
+    @property
+    def lengths(self) -> NDArray[numpy.int64]:
+        """Return the residues of each protein, int64 (N,)."""
+
+    def __len__(self) -> int:
+        """Return the number of proteins."""
+
+    def tokens(self, index: int) -> NDArray[numpy.uint8]:
+        """Return the residues of a protein as token ids."""
+
+    def identifier(self, index: int) -> str:
+        """Return the name of a protein."""
+
+
+@dataclass(frozen=True)
+class MaskedScore:
+    """Figures over all targets of a set.
+
+    Attributes:
+        num_targets: residues that were predicted.
+        loss: cross-entropy in nats per target.
+        accuracy: share of the targets whose likeliest residue was right.
+    """
+
+    num_targets: int
+    loss: float
+    accuracy: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): the number of equally likely residues that would be as hard to tell apart."""
+        return math.exp(self.loss)
+
+
+class MaskedProteins:
+    """Proteins with the residues that are evaluated shown as ``<mask>``.
+
+    Args:
+        proteins: the proteins.
+        chosen: numbers of those to use, in order; all if None.
+        rate: share of the residues of each that are hidden.
+        seed: of the choice.
+    """
+
+    def __init__(
+        self, proteins: Proteins, *, seed: int, rate: float = 0.15, chosen: NDArray[numpy.int64] | None = None
+    ) -> None:
+        self._proteins = proteins
+        self._rate = rate
+        self._seed = seed
+        self.chosen = numpy.arange(len(proteins)) if chosen is None else chosen
+
+    @property
+    def lengths(self) -> NDArray[numpy.int64]:
+        """Return the residues of each chosen protein, int64 (N,)."""
+        return self._proteins.lengths[self.chosen]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def original(self, index: int) -> NDArray[numpy.uint8]:
+        """Return the residues of a protein."""
+        return self._proteins.tokens(int(self.chosen[index]))
+
+    def tokens(self, index: int) -> NDArray[numpy.uint8]:
+        """Return the residues of a protein, the hidden ones as ``<mask>``."""
+        number = int(self.chosen[index])
+        residues = self._proteins.tokens(number)
+        generator = stream(self._seed, "evaluation", self._proteins.identifier(number))
+        is_hidden = evaluation_choice(residues, rate=self._rate, generator=generator)
+        return numpy.where(is_hidden, numpy.uint8(MASK), residues)
+
+    def batches(self, packing: PackingConfig, *, windows_per_batch: int = 1) -> Iterator[MaskedBatch]:
+        """Yield the proteins as windows, in the order in which they stand."""
+        plan = plan_windows(self.lengths, packing)
+        originals = _Originals(self)
+        for first in range(0, plan.num_windows, windows_per_batch):
+            numbers = range(first, min(first + windows_per_batch, plan.num_windows))
+            shown = [build_window(plan, number, self) for number in numbers]
+            asked = [build_window(plan, number, originals).tokens for number in numbers]
+            targets = [
+                targets_at((window.tokens == MASK) & (tokens != MASK), tokens)
+                for window, tokens in zip(shown, asked, strict=True)
+            ]
+            yield collate(shown, [window.tokens for window in shown], targets)
+
+
+class _Originals:
+    """The same proteins with nothing hidden."""
+
+    def __init__(self, masked: MaskedProteins) -> None:
+        self._masked = masked
+
+    def __len__(self) -> int:
+        return len(self._masked)
+
+    def tokens(self, index: int) -> NDArray[numpy.uint8]:
+        return self._masked.original(index)
+
+
+class ScoreSum:
+    """Adds up the answers of batches to a ``MaskedScore``."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.num_correct = 0
+        self.target_counts = numpy.zeros(VOCAB_SIZE, dtype=numpy.int64)
+
+    def add(self, loss: float, num_correct: int, target_counts: NDArray[numpy.int64]) -> None:
+        """Add a batch: summed loss in nats, right answers, and how often each residue was asked for."""
+        self.loss += loss
+        self.num_correct += num_correct
+        self.target_counts += target_counts
+
+    def score(self) -> MaskedScore:
+        """Return the figures over everything added."""
+        count = int(self.target_counts.sum())
+        return MaskedScore(count, self.loss / max(1, count), self.num_correct / max(1, count))
+
+
+@torch.inference_mode()
+def answer(model: MaskedLM, batch: MaskedBatch) -> tuple[float, int, NDArray[numpy.int64]]:
+    """Return a batch's summed loss in nats, its right answers, and the counts of its targets by residue."""
+    is_target_BL = batch.targets_BL != NOT_CHOSEN
+    targets = batch.targets_BL[is_target_BL]
+    hidden_BLD = model.encode(
+        batch.tokens_BL,
+        positions_BL=batch.positions_BL,
+        key_mask_BL=batch.key_mask_BL,
+        cu_seqlens=batch.cu_seqlens,
+    )
+    logits = model.head(hidden_BLD[is_target_BL]).float()
+    loss = functional.cross_entropy(logits, targets, reduction="sum")
+    counts = torch.bincount(targets, minlength=VOCAB_SIZE).cpu().numpy()
+    return float(loss), int((logits.argmax(dim=-1) == targets).sum()), counts
+
+
+def evaluate(
+    model: MaskedLM, masked: MaskedProteins, packing: PackingConfig, *, windows_per_batch: int = 1
+) -> tuple[MaskedScore, NDArray[numpy.int64]]:
+    """Return a model's score on hidden residues, and how often each residue was asked for.
+
+    Args:
+        model: is put into evaluation mode for the while.
+        masked: proteins with hidden residues.
+        packing: window length and context, those of the training.
+        windows_per_batch: windows at a time.
+    """
+    was_training = model.training
+    model.eval()
+    total = ScoreSum()
+    try:
+        device = next(model.parameters()).device
+        for batch in masked.batches(packing, windows_per_batch=windows_per_batch):
+            total.add(*answer(model, batch.to(device)))
+    finally:
+        model.train(was_training)
+    return total.score(), total.target_counts
+
+
+def unigram_score(token_counts: Sequence[int], target_counts: NDArray[numpy.int64]) -> MaskedScore:
+    """Return what a model scores that knows nothing but the frequencies of the residues.
+
+    Args:
+        token_counts: how often each token occurs in the training split, (V,).
+        target_counts: how often each is asked for, (V,).
+
+    Source: the "empirical baseline" of Choromanski et al., arXiv:2009.14794, section 4.4.
+    """
+    counts = numpy.maximum(numpy.asarray(token_counts, dtype=numpy.float64), 0.5)
+    log_frequencies = numpy.log(counts / counts.sum())
+    count = int(target_counts.sum())
+    loss = -float((log_frequencies * target_counts).sum()) / max(1, count)
+    return MaskedScore(count, loss, int(target_counts[counts.argmax()]) / max(1, count))

@@ -1,0 +1,307 @@
+"""What a whole run is: every setting of data, model and training, and the run it makes."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import proteinlm
+from proteinlm import config
+from proteinlm.attention import AttentionConfig
+from proteinlm.batches.loader import BatchLoader
+from proteinlm.batches.masking import MaskingConfig
+from proteinlm.batches.packing import PackingConfig
+from proteinlm.corpus import Corpus, open_corpus
+from proteinlm.errors import ConfigError, OutputError
+from proteinlm.inference.evaluation import MaskedProteins, evaluate, unigram_score
+from proteinlm.model import MaskedLM, ModelConfig, load_checkpoint, save_checkpoint
+from proteinlm.model.checkpoint import CHECKPOINT_FOLDER
+from proteinlm.outputs import file_beside
+from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence.alphabet import VOCAB_SIZE, alphabet_digest
+from proteinlm.training.engine import build_engine
+from proteinlm.training.interface import EngineConfig, TrainingEngine
+from proteinlm.training.journal import Journal
+from proteinlm.training.loop import STATE_FOLDER, RunProgress, RunResult, TrainingConfig, TrainingLoop
+from proteinlm.training.objective import MaskedLMObjective
+from proteinlm.training.optimiser import OptimiserConfig, ScheduleConfig
+from proteinlm.training.validation import ValidationConfig, ValidationResult, choose_proteins
+
+RECIPE_FILE = "recipe.json"
+TRAINING_SPLIT = "train"
+
+# settings that may differ when a run goes on: they change no step that was taken
+_MAY_CHANGE = (
+    "engine.",
+    "training.log_interval",
+    "training.checkpoint_interval",
+    "training.keep_states",
+    "training.windows_per_micro_batch",
+    "validation.interval",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """All settings of a run; each table's defaults live beside the component that reads it."""
+
+    seed: int = 0
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if self.model.vocab_size < VOCAB_SIZE:
+            raise ValueError(f"model.vocab_size is {self.model.vocab_size}; expected at least {VOCAB_SIZE}")
+
+
+def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a TOML file.
+
+    Args:
+        path: the file.
+        assignments: settings to change, such as ``model.num_layers=4``.
+
+    Raises:
+        ConfigError: names every setting that does not exist or does not fit.
+    """
+    return config.parse(Recipe, config.override(config.read_table(path), assignments), source=str(path))
+
+
+def train(
+    recipe: Recipe,
+    corpus_path: Path,
+    folder: Path,
+    *,
+    resume: bool = False,
+    recipe_folder: Path = Path(),
+    progress: Progress = SILENT,
+) -> RunResult:
+    """Train the model of a recipe on a corpus, or go on with a run that was cut off.
+
+    Started by a launcher, every process calls this with the same arguments.
+
+    Args:
+        recipe: all settings.
+        corpus_path: a corpus made by ``proteinlm ingest``.
+        folder: of the run; holds recipe.json, metrics.jsonl, training_state/ and checkpoint/.
+        resume: go on from the newest training state.
+        recipe_folder: where paths in the recipe begin.
+        progress: is told of every step.
+
+    Raises:
+        OutputError: if the folder already holds a run and ``resume`` is not set.
+        ConfigError: if recipe or corpus differ from those of the run to go on with.
+    """
+    corpus = open_corpus(corpus_path)
+    model = MaskedLM(recipe.model, seed=recipe.seed)
+    model.start_at_frequencies(_vocabulary_counts(corpus, recipe.model.vocab_size))
+    _check_folder(folder, resume)
+    about = describe_run(recipe, corpus)
+    if resume:
+        _check_same_run(folder, about)
+    engine = build_engine(
+        MaskedLMObjective(model),
+        recipe.optimiser,
+        recipe.engine,
+        micro_batch=recipe.training.windows_per_micro_batch,
+        windows_per_step=recipe.training.windows_per_step,
+        folder=recipe_folder,
+    )
+    start = RunProgress.from_table(engine.load_state(folder / STATE_FOLDER)) if resume else RunProgress()
+    journal = _open_journal(folder, about, start) if engine.rank == 0 else None
+    try:
+        return _loop(recipe, corpus, folder, engine, journal, start, about, progress).run()
+    finally:
+        if journal is not None:
+            journal.close()
+
+
+def _loop(
+    recipe: Recipe,
+    corpus: Corpus,
+    folder: Path,
+    engine: TrainingEngine,
+    journal: Journal | None,
+    start: RunProgress,
+    about: dict[str, Any],
+    progress: Progress,
+) -> TrainingLoop:
+    sequences = corpus.sequences(TRAINING_SPLIT)
+    loader = BatchLoader(
+        sequences,
+        sequences.lengths,
+        packing=recipe.packing,
+        masking=recipe.masking,
+        seed=recipe.seed,
+        windows_per_step=recipe.training.windows_per_step,
+        windows_per_micro_batch=recipe.training.windows_per_micro_batch,
+        rank=engine.rank,
+        world_size=engine.world_size,
+        start=start.next_window,
+    )
+
+    def export(step: int) -> None:
+        weights = engine.weights()
+        if engine.rank == 0:
+            model = engine.objective.model
+            path = folder / CHECKPOINT_FOLDER
+            save_checkpoint(path, model, about["recipe"], step=step, metadata=about["metadata"], weights=weights)
+
+    return TrainingLoop(
+        engine=engine,
+        loader=loader,
+        settings=recipe.training,
+        optimiser=recipe.optimiser,
+        schedule=recipe.schedule,
+        splits=validation_splits(corpus, recipe.validation, seed=recipe.seed),
+        packing=recipe.packing,
+        validation_interval=recipe.validation.interval,
+        token_counts=_vocabulary_counts(corpus, VOCAB_SIZE),
+        folder=folder,
+        export=export,
+        journal=journal,
+        report=progress if engine.rank == 0 else SILENT,
+        progress=start,
+    )
+
+
+def validation_splits(corpus: Corpus, settings: ValidationConfig, *, seed: int) -> dict[str, MaskedProteins]:
+    """Return the proteins of every validation split of a corpus, with hidden residues."""
+    names = [name for name in corpus.splits if name != TRAINING_SPLIT]
+    return {name: choose_proteins(corpus.sequences(name), settings, seed=seed, split=name) for name in names}
+
+
+def evaluate_checkpoint(
+    path: Path, corpus_path: Path, *, attention: Sequence[str] = (), device: str = "cpu"
+) -> list[ValidationResult]:
+    """Score a checkpoint on every validation split, by the validation settings of its own recipe.
+
+    Args:
+        path: a checkpoint or run folder.
+        corpus_path: a corpus made by ``proteinlm ingest``.
+        attention: assignments such as ``kind=softmax``, to run the same weights with another mechanism.
+        device: to run on.
+    """
+    checkpoint = load_checkpoint(path)
+    recipe = config.parse(Recipe, checkpoint.recipe, source=str(checkpoint.path))
+    model = checkpoint.model.to(device_named(device))
+    if attention:
+        table = {"attention": config.override(config.to_table(recipe.model.attention), attention)}
+        if table["attention"]["kind"] != recipe.model.attention.kind:
+            table = {"attention": config.override({}, attention)}
+        model = model.with_attention(config.parse(AttentionChoice, table, source="--set").attention)
+    corpus = open_corpus(corpus_path)
+    counts = checkpoint.metadata["training_token_counts"]
+    results = []
+    for name, masked in validation_splits(corpus, recipe.validation, seed=recipe.seed).items():
+        score, target_counts = evaluate(model, masked, recipe.packing)
+        results.append(ValidationResult(name, score, unigram_score(counts, target_counts)))
+    return results
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionChoice:
+    """A mechanism to run given weights with."""
+
+    attention: AttentionConfig
+
+
+def describe_run(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
+    """Return the resolved recipe with what else decides a run: versions, code and corpus."""
+    versions = {name: metadata.version(name) for name in ("torch", "numpy", "deepspeed") if _is_installed(name)}
+    return {
+        "recipe": config.to_table(recipe),
+        "metadata": {
+            "proteinlm": proteinlm.__version__,
+            "python": platform.python_version(),
+            **versions,
+            "git_commit": _git_commit(),
+            "alphabet": alphabet_digest(),
+            "corpus": corpus.digest,
+            "training_token_counts": _vocabulary_counts(corpus, VOCAB_SIZE),
+        },
+    }
+
+
+def _vocabulary_counts(corpus: Corpus, vocab_size: int) -> list[int]:
+    counts = [int(count) for count in corpus.splits[TRAINING_SPLIT].token_counts]
+    return counts + [0] * (vocab_size - len(counts))
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    if not resume and (folder / RECIPE_FILE).exists():
+        raise OutputError(f"{folder}: already holds a run; go on with it by --resume, or name another folder")
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder}: already exists and is not empty; name another folder for the run")
+
+
+def _check_same_run(folder: Path, about: dict[str, Any]) -> None:
+    path = folder / RECIPE_FILE
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read, so there is no run to resume ({error})") from error
+    if before["metadata"]["corpus"] != about["metadata"]["corpus"]:
+        raise ConfigError(f"{path}: the run was trained on another corpus; resume with the corpus it began with")
+    old, new = _flat(before["recipe"]), _flat(about["recipe"])
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    refused = [name for name in changed if not name.startswith(_MAY_CHANGE)]
+    if refused:
+        faults = [f"{name}: was {old.get(name)!r} when the run began and is {new.get(name)!r} now" for name in refused]
+        raise ConfigError("\n".join([*faults, "resume with the recipe of the run, or start another run"]))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _open_journal(folder: Path, about: dict[str, Any], start: RunProgress) -> Journal:
+    with file_beside(folder / RECIPE_FILE) as partial:
+        partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return Journal(folder, step=start.step)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def device_named(name: str) -> torch.device:
+    """Return a torch device by name.
+
+    Raises:
+        ConfigError: if torch knows no such device here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{name}' cannot be used here ({error}); try --device cpu") from error

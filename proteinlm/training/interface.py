@@ -1,0 +1,68 @@
+"""What a training engine is: it owns the weights and turns batches into better ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from proteinlm.batches.loader import MaskedBatch
+from proteinlm.training.objective import MaskedLMObjective
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """How the optimiser step is carried out."""
+
+    kind: Literal["deepspeed", "local"] = "deepspeed"
+    # what is parted between processes: 0 nothing, 1 optimiser state, 2 also gradients, 3 also weights
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    # a DeepSpeed JSON for everything else, relative to the recipe
+    deepspeed_config: str | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one process saw of an optimiser step.
+
+    Attributes:
+        loss: summed over this process's targets, in nats.
+        num_correct: right answers on this process.
+        gradient_norm: of the global gradient, before clipping.
+    """
+
+    loss: float
+    num_correct: int
+    gradient_norm: float
+
+
+class TrainingEngine(Protocol):
+    """Owns the weights while they are trained."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    objective: MaskedLMObjective
+
+    def step(self, batches: Sequence[MaskedBatch], *, num_targets: int, learning_rate: float) -> StepResult:
+        """Take one optimiser step on the mean loss over ``num_targets`` targets of all processes."""
+
+    def evaluate(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+        """Return what the objective says of a batch, without gradients."""
+
+    def sum_over_processes(self, values: Sequence[float]) -> list[float]:
+        """Return the sums of ``values`` over all processes."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's weights by name, whole and in the highest precision that there is."""
+
+    def save_state(self, folder: Path, tag: str, progress: Mapping[str, Any]) -> None:
+        """Write a training state from which a run goes on."""
+
+    def load_state(self, folder: Path) -> dict[str, Any]:
+        """Load the newest training state and return the progress saved with it."""

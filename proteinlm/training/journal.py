@@ -1,0 +1,73 @@
+"""The journal of a run: metrics.jsonl, a JSON object a line, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from proteinlm.outputs import file_beside
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a metrics file, leaving out a last line that was cut by a kill."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
+
+
+class Journal:
+    """Writes what happens in a run; only the first process has one.
+
+    Args:
+        folder: of the run.
+        step: optimiser steps already taken; entries after it belong to a run that was cut off
+            before its state was saved, and are taken out.
+        tensorboard: also write TensorBoard events.
+    """
+
+    def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = True) -> None:
+        path = folder / METRICS_FILE
+        kept = [entry for entry in read_metrics(path) if entry["step"] <= step] if path.exists() and step else []
+        with file_beside(path) as partial:
+            partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._events = _tensorboard_writer(folder / TENSORBOARD_FOLDER, step) if tensorboard else None
+
+    def write(self, kind: str, step: int, figures: dict[str, float | int | str]) -> None:
+        """Write an entry; numbers also go to TensorBoard under ``kind/name``."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
+        if self._events is None:
+            return
+        group = f"{kind}/{figures['split']}" if "split" in figures else kind
+        for name, value in figures.items():
+            if not isinstance(value, str):
+                self._events.add_scalar(f"{group}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def has_tensorboard() -> bool:
+    """Return whether TensorBoard is installed."""
+    import importlib.util
+
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+def _tensorboard_writer(folder: Path, step: int) -> Any:
+    if not has_tensorboard():
+        return None
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

@@ -1,0 +1,115 @@
+"""Validation during training: the same hidden residues at every step, on all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy
+
+from proteinlm.batches.loader import MaskedBatch
+from proteinlm.batches.masking import NOT_CHOSEN
+from proteinlm.batches.packing import PackingConfig
+from proteinlm.inference.evaluation import MaskedProteins, MaskedScore, Proteins, ScoreSum, unigram_score
+from proteinlm.randomness import stream
+from proteinlm.sequence.alphabet import VOCAB_SIZE
+from proteinlm.training.interface import TrainingEngine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationConfig:
+    """How often and on how much a run is validated."""
+
+    # optimiser steps between two validations; the first and the last step are always validated
+    interval: int = 1_000
+    # proteins of each split, drawn once; None takes all
+    num_proteins: int | None = 2_000
+    # share of the residues of each protein that are hidden, all of them shown as <mask>
+    rate: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.interval < 1 or (self.num_proteins is not None and self.num_proteins < 1):
+            raise ValueError(
+                f"interval is {self.interval} and num_proteins {self.num_proteins}; expected 1 or more of each"
+            )
+        if not 0 < self.rate < 1:
+            raise ValueError(f"rate is {self.rate}; expected a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """A model's score on a split, and that of the residue frequencies on the same targets."""
+
+    split: str
+    model: MaskedScore
+    unigram: MaskedScore
+
+    def figures(self) -> dict[str, float | int | str]:
+        """Return the figures as the journal writes them."""
+        return {
+            "split": self.split,
+            "loss": self.model.loss,
+            "perplexity": self.model.perplexity,
+            "accuracy": self.model.accuracy,
+            "unigram_perplexity": self.unigram.perplexity,
+            "unigram_accuracy": self.unigram.accuracy,
+            "num_targets": self.model.num_targets,
+        }
+
+
+def choose_proteins(proteins: Proteins, config: ValidationConfig, *, seed: int, split: str) -> MaskedProteins:
+    """Return the proteins of a split that are evaluated, drawn by (seed, split), in their own order."""
+    chosen = numpy.arange(len(proteins))
+    if config.num_proteins is not None and config.num_proteins < len(proteins):
+        drawn = stream(seed, "validation", split).choice(chosen, size=config.num_proteins, replace=False)
+        chosen = numpy.sort(drawn)
+    return MaskedProteins(proteins, seed=seed, rate=config.rate, chosen=chosen)
+
+
+def validate(
+    engine: TrainingEngine,
+    splits: Mapping[str, MaskedProteins],
+    *,
+    packing: PackingConfig,
+    windows_per_batch: int,
+    token_counts: list[int],
+) -> list[ValidationResult]:
+    """Score the model on every split; every process must call it.
+
+    Args:
+        engine: holds the model.
+        splits: proteins with hidden residues, by the name of the split.
+        packing: window length and context.
+        windows_per_batch: windows at a time.
+        token_counts: of the training split, for the unigram score.
+    """
+    model = engine.objective.model
+    model.eval()
+    try:
+        return [
+            _validate_split(
+                engine, name, list(masked.batches(packing, windows_per_batch=windows_per_batch)), token_counts
+            )
+            for name, masked in splits.items()
+        ]
+    finally:
+        model.train()
+
+
+def _validate_split(
+    engine: TrainingEngine, split: str, batches: list[MaskedBatch], token_counts: list[int]
+) -> ValidationResult:
+    total = ScoreSum()
+    # every process runs as many forward passes as any other, or a parted model waits for ever
+    for first in range(0, len(batches), engine.world_size):
+        mine = first + engine.rank
+        batch = batches[mine if mine < len(batches) else first]
+        loss, num_correct = engine.evaluate(batch)
+        if mine < len(batches):
+            targets = batch.targets_BL[batch.targets_BL != NOT_CHOSEN].numpy()
+            counts = numpy.bincount(targets, minlength=VOCAB_SIZE)
+            total.add(float(loss), int(num_correct), counts)
+    sums = engine.sum_over_processes([total.loss, total.num_correct, *total.target_counts.tolist()])
+    over_all = ScoreSum()
+    over_all.add(sums[0], round(sums[1]), numpy.array(sums[2:], dtype=numpy.int64))
+    return ValidationResult(split, over_all.score(), unigram_score(token_counts, over_all.target_counts))

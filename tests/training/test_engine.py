@@ -1,0 +1,128 @@
+"""DeepSpeed against plain torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from proteinlm import config
+from proteinlm.errors import ConfigError
+from proteinlm.recipe import train
+from proteinlm.training.engine import deepspeed_settings
+from proteinlm.training.interface import EngineConfig
+from proteinlm.training.journal import read_metrics
+from proteinlm.training.optimiser import OptimiserConfig
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from proteinlm import config
+from proteinlm.recipe import Recipe, train
+recipe = config.parse(Recipe, json.loads(sys.argv[1]), source="test")
+train(recipe, Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def _losses(folder):
+    return [entry["loss"] for entry in read_metrics(folder / "metrics.jsonl")]
+
+
+def _run_processes(recipe, corpus, folder, *, num_processes):
+    """Train with a launcher, each process on one thread."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    program = folder.parent / "program.py"
+    program.write_text(PROGRAM)
+    arguments = [str(program), json.dumps(config.to_table(recipe)), str(corpus), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("stage", "micro_batch"),
+    [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow), pytest.param(3, 1, marks=pytest.mark.slow)],
+    ids=["zero1", "zero2-accumulated", "zero3-accumulated"],
+)
+def test_two_processes_train_as_one_does(recipe, tiny_corpus, tmp_path, stage, micro_batch):
+    # dropout and very unequal numbers of targets in the micro-batches show wrong streams and wrong divisions
+    common = {"model": {"dropout": 0.1}, "masking": {"rate": 0.02}}
+    train(recipe(**common, training={"windows_per_micro_batch": 4}), tiny_corpus, tmp_path / "one")
+    two = recipe(
+        **common,
+        training={"windows_per_micro_batch": micro_batch},
+        engine={"kind": "deepspeed", "zero_stage": stage},
+    )
+    _run_processes(two, tiny_corpus, tmp_path / "two", num_processes=2)
+    one, other = _losses(tmp_path / "one"), _losses(tmp_path / "two")
+    assert len(one) == len(other) == 12
+    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-4
+    weights = load_file(tmp_path / "one" / "checkpoint" / "model.safetensors")
+    others = load_file(tmp_path / "two" / "checkpoint" / "model.safetensors")
+    assert weights.keys() == others.keys()
+    assert max((weight - others[name]).abs().max() for name, weight in weights.items()) < 1e-4
+
+
+@pytest.mark.processes
+def test_deepspeed_in_one_process_equals_plain_torch(recipe, tiny_corpus, tmp_path):
+    train(recipe(), tiny_corpus, tmp_path / "local")
+    train(recipe(engine={"kind": "deepspeed"}), tiny_corpus, tmp_path / "deepspeed")
+    pairs = zip(_losses(tmp_path / "local"), _losses(tmp_path / "deepspeed"), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 1e-5
+
+
+@pytest.mark.processes
+def test_bfloat16_run_exports_float32_master_weights(recipe, tiny_corpus, tmp_path):
+    train(recipe(engine={"kind": "deepspeed", "precision": "bfloat16"}), tiny_corpus, tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    rounded = all(torch.equal(weight, weight.bfloat16().float()) for weight in weights.values())
+    assert not rounded
+
+
+@pytest.mark.processes
+def test_deepspeed_prints_nothing_to_stdout(recipe, tiny_corpus, tmp_path):
+    settings = recipe(engine={"kind": "deepspeed"}, schedule={"num_steps": 2, "warmup_steps": 0})
+    assert _run_processes(settings, tiny_corpus, tmp_path / "run", num_processes=1).stdout == ""
+
+
+def test_clipping_and_overflow_check_are_always_written():
+    settings = deepspeed_settings(
+        EngineConfig(precision="bfloat16"),
+        OptimiserConfig(gradient_clipping=0.5),
+        micro_batch=2,
+        accumulation=3,
+        extra={},
+    )
+    assert settings["gradient_clipping"] == 0.5
+    assert settings["bf16"] == {"enabled": True, "check_grad_overflow": True}
+
+
+def test_users_json_is_kept_where_the_recipe_decides_nothing():
+    extra = {"zero_optimization": {"overlap_comm": False}, "wall_clock_breakdown": True}
+    settings = deepspeed_settings(
+        EngineConfig(zero_stage=2), OptimiserConfig(), micro_batch=1, accumulation=1, extra=extra
+    )
+    assert settings["zero_optimization"] == {"overlap_comm": False, "stage": 2}
+    assert settings["wall_clock_breakdown"] is True
+
+
+def test_users_json_may_not_set_what_the_recipe_decides():
+    with pytest.raises(ConfigError, match="sets 'gradient_clipping', which the recipe decides"):
+        deepspeed_settings(
+            EngineConfig(), OptimiserConfig(), micro_batch=1, accumulation=1, extra={"gradient_clipping": 2.0}
+        )
+
+
+def test_local_engine_refuses_what_it_cannot_do(recipe, tiny_corpus, tmp_path):
+    with pytest.raises(ConfigError, match=r"engine\.kind is 'local' with 1 processes and bfloat16"):
+        train(recipe(engine={"kind": "local", "precision": "bfloat16"}), tiny_corpus, tmp_path / "run")
