@@ -1,1 +1,1 @@
-"""The room inference."""
+"""A trained model on somebody's sequences: embeddings and evaluation."""

@@ -1,0 +1,67 @@
+"""Options that take several values one after the other, as users of esm-extract type them.
+
+``--include mean per_tok sequences.fasta``: an option takes the words that follow it for as long as
+they are values it knows, so that a file name after them stays an argument. A file that is named
+like a value is reached as ``./mean`` or after ``--``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+
+class SpaceSeparatedOption(click.Option):
+    """An option of several values, typed with spaces between them or by repeating the option."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **{"multiple": True, **attributes})
+
+    def knows(self, word: str, ctx: click.Context) -> bool:
+        """Return whether ``word`` is a value of this option."""
+        try:
+            self.type.convert(word, self, ctx)
+        except click.BadParameter:
+            return False
+        return True
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Return each value once, in the order typed."""
+        return tuple(dict.fromkeys(super().type_cast_value(ctx, value)))
+
+
+class SpaceSeparatedCommand(click.Command):
+    """A command whose ``SpaceSeparatedOption`` parameters accept their values with spaces between them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse ``args`` with every value behind a repetition of its option."""
+        return super().parse_args(ctx, list(self._repeated(ctx, args)))
+
+    def _repeated(self, ctx: click.Context, words: list[str]) -> Iterator[str]:
+        options = {
+            name: parameter
+            for parameter in self.params
+            if isinstance(parameter, SpaceSeparatedOption)
+            for name in parameter.opts
+        }
+        # click normalises names without their dashes
+        normalise = ctx.token_normalize_func or str
+        current: tuple[str, SpaceSeparatedOption] | None = None
+        is_first_value = False
+        for place, word in enumerate(words):
+            if word == "--":
+                yield from words[place:]
+                return
+            name, equals, _ = word.partition("=")
+            option = options.get(f"--{normalise(name[2:])}") if name.startswith("--") else None
+            if option is not None:
+                current, is_first_value = (name, option), not equals
+            elif current is not None and current[1].knows(word, ctx):
+                if not is_first_value:
+                    yield current[0]
+                is_first_value = False
+            else:
+                current = None
+            yield word

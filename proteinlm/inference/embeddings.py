@@ -1,0 +1,354 @@
+"""Embeddings of whole proteins: their hidden states, per residue or averaged.
+
+Each protein is a segment ``<cls>`` residues ``<eos>`` with positions of its own; a batch is one row
+of segments without padding. Nothing is truncated unless asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal, TypeAlias, get_args
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from proteinlm.batches.token_budget import in_token_batches
+from proteinlm.errors import ConfigError, FastaError, OutputError, ProteinLMError, UnavailableError
+from proteinlm.inference.pretrained import PretrainedModel
+from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence import alphabet
+from proteinlm.sequence.fasta import FastaRecord
+
+Kind: TypeAlias = Literal["mean", "per_tok", "bos"]
+FloatType: TypeAlias = Literal["float16", "float32", "float64"]
+SequenceLike: TypeAlias = str | tuple[str, str] | FastaRecord
+LayerArrays: TypeAlias = dict[int, NDArray[numpy.floating]]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbeddingConfig:
+    """What to embed, and in batches of which size."""
+
+    include: tuple[Kind, ...] = ("mean",)
+    repr_layers: tuple[int, ...] = (-1,)  # 0 is the embedding, N the last block and the final norm; -1 is N
+    toks_per_batch: int = 4096
+    truncation_seq_length: int | None = None  # residues kept of a longer protein; None keeps all
+    dtype: FloatType = "float32"
+
+    def __post_init__(self) -> None:
+        if "contacts" in self.include:
+            raise UnavailableError(
+                "contacts need a contact head, which this version of proteinlm does not have; "
+                f"expected one or more of {', '.join(KINDS)}"
+            )
+        for kind in self.include:
+            if kind not in KINDS:
+                raise ConfigError(f"include: found '{kind}'; expected one or more of {', '.join(KINDS)}")
+        if not self.include or not self.repr_layers:
+            raise ConfigError("include and repr_layers name nothing; expected at least one kind and one layer")
+        if self.toks_per_batch < 1:
+            raise ConfigError(f"toks_per_batch is {self.toks_per_batch}; expected 1 or more")
+        if self.truncation_seq_length is not None and self.truncation_seq_length < 1:
+            raise ConfigError(f"truncation_seq_length is {self.truncation_seq_length}; expected 1 or more")
+        if self.dtype not in get_args(FloatType):
+            raise ConfigError(f"dtype is '{self.dtype}'; expected one of {', '.join(get_args(FloatType))}")
+
+
+@dataclass(frozen=True)
+class EncodedSequence:
+    """A sequence as the model will see it.
+
+    Attributes:
+        index: place in the input, from 0.
+        residues: letters as read, shortened if asked for.
+        tokens: uint8 token ids, one a residue, without special tokens.
+        num_cut: residues cut away by ``truncation_seq_length``.
+        substitutions: what was replaced, by kind as ``alphabet.encode`` names it.
+        source: where it was read, for messages.
+    """
+
+    identifier: str
+    index: int
+    residues: bytes
+    tokens: NDArray[numpy.uint8]
+    num_cut: int
+    substitutions: Mapping[str, int]
+    source: str
+
+
+@dataclass(frozen=True)
+class SequenceEmbedding:
+    """What the model makes of one protein.
+
+    Attributes:
+        identifier: as given.
+        index: place in the input, from 0.
+        length: residues embedded.
+        num_cut: residues cut away by ``truncation_seq_length``.
+        substitutions: what was replaced, by kind as ``alphabet.encode`` names it.
+        mean: layer -> mean over the residues, (D,); special tokens are left out.
+        per_tok: layer -> one row a residue, (length, D).
+        bos: layer -> the hidden state of ``<cls>``, (D,).
+    """
+
+    identifier: str
+    index: int
+    length: int
+    num_cut: int = 0
+    substitutions: Mapping[str, int] = field(default_factory=dict)
+    mean: LayerArrays = field(default_factory=dict)
+    per_tok: LayerArrays = field(default_factory=dict)
+    bos: LayerArrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FailedSequence:
+    """A sequence that has no embedding, and why."""
+
+    identifier: str
+    index: int
+    length: int
+    error: ProteinLMError
+
+
+Outcome: TypeAlias = SequenceEmbedding | FailedSequence
+
+
+def embed_records(
+    pretrained: PretrainedModel,
+    sequences: Iterable[SequenceLike],
+    config: EmbeddingConfig,
+    *,
+    progress: Progress = SILENT,
+) -> Iterator[SequenceEmbedding]:
+    """Yield the embedding of each sequence, in the order given.
+
+    Memory grows with ``toks_per_batch`` and the longest protein, not with the number of sequences.
+
+    Raises:
+        ConfigError: if a layer does not exist or the model cannot give what is asked.
+        FastaError: if a sequence has no residues.
+        OutputError: if an embedding is not finite in ``config.dtype``.
+        UnavailableError: if a sequence needs more memory than there is.
+    """
+    embedder = Embedder(pretrained, config)
+    return _first_failure_raises(embedder, encode_sequences(sequences, config), progress)
+
+
+def _first_failure_raises(
+    embedder: Embedder, sequences: Iterable[EncodedSequence], progress: Progress
+) -> Iterator[SequenceEmbedding]:
+    progress.start("embed", None, "residue")
+    try:
+        for batch in embedder.batches(sequences):
+            for outcome in embedder.embed(batch):
+                if isinstance(outcome, FailedSequence):
+                    raise outcome.error
+                yield outcome
+            progress.advance(sum(len(sequence.tokens) for sequence in batch))
+    finally:
+        progress.finish()
+
+
+def encode_sequences(sequences: Iterable[SequenceLike], config: EmbeddingConfig) -> Iterator[EncodedSequence]:
+    """Yield each sequence as token ids, numbered from 0.
+
+    A sequence given without an identifier is called ``sequence_`` and its number.
+    """
+    if isinstance(sequences, str):
+        raise TypeError("expected an iterable of sequences, found one string; write [sequence]")
+    for index, sequence in enumerate(sequences):
+        identifier, residues, source = _parts(sequence, index)
+        kept = residues[: config.truncation_seq_length]
+        encoded = alphabet.encode(kept)
+        yield EncodedSequence(
+            identifier=identifier,
+            index=index,
+            residues=kept,
+            tokens=encoded.tokens,
+            num_cut=len(residues) - len(kept),
+            substitutions=dict(encoded.substitutions),
+            source=source,
+        )
+
+
+def _parts(sequence: SequenceLike, index: int) -> tuple[str, bytes, str]:
+    if isinstance(sequence, FastaRecord):
+        return sequence.identifier, sequence.residues, f"{sequence.source}:{sequence.line}"
+    identifier, residues = (f"sequence_{index}", sequence) if isinstance(sequence, str) else sequence
+    return identifier, "".join(residues.split()).encode("ascii", errors="replace"), f"sequence {index}"
+
+
+class Embedder:
+    """Runs a model on batches of whole proteins.
+
+    Attributes:
+        layers: numbers of the layers, none of them negative, in the order asked for.
+
+    Raises:
+        ConfigError: if a layer does not exist or the model cannot give what is asked.
+    """
+
+    def __init__(self, pretrained: PretrainedModel, config: EmbeddingConfig) -> None:
+        self.pretrained = pretrained
+        self.config = config
+        self.layers = _resolve_layers(config.repr_layers, pretrained.num_layers)
+        # a model of joint context has never seen <cls>: its embedding is as drawn
+        self.has_bos = pretrained.context != "joint"
+        if "bos" in config.include and not self.has_bos:
+            raise ConfigError(
+                "bos needs a model trained with <cls>, but this one was trained with packing.context = 'joint', "
+                "which has none; use mean or per_tok"
+            )
+
+    def batches(self, sequences: Iterable[EncodedSequence]) -> Iterator[list[EncodedSequence]]:
+        """Yield the sequences in batches of the token budget; a longer protein is a batch of its own."""
+        return in_token_batches(sequences, self._num_tokens, toks_per_batch=self.config.toks_per_batch)
+
+    def embed(self, batch: Sequence[EncodedSequence]) -> list[Outcome]:
+        """Return what became of each sequence of a batch, in order.
+
+        A batch that does not fit into memory is run again one sequence at a time.
+        """
+        runnable = [sequence for sequence in batch if len(sequence.tokens)]
+        outcomes = {outcome.index: outcome for outcome in self._embed_or_split(runnable)}
+        return [outcomes.get(sequence.index) or _failed_without_residues(sequence) for sequence in batch]
+
+    def _num_tokens(self, sequence: EncodedSequence) -> int:
+        return len(sequence.tokens) + 1 + self.has_bos
+
+    def _embed_or_split(self, batch: Sequence[EncodedSequence]) -> list[Outcome]:
+        if not batch:
+            return []
+        try:
+            return self._embed_together(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else "no memory left"
+        if len(batch) > 1:
+            return [outcome for sequence in batch for outcome in self._embed_or_split([sequence])]
+        only = batch[0]
+        message = f"{only.source}: '{only.identifier}' of {len(only.tokens):,} residues does not fit into memory"
+        return [FailedSequence(only.identifier, only.index, len(only.tokens), UnavailableError(f"{message}: {reason}"))]
+
+    @torch.inference_mode()
+    def _embed_together(self, batch: Sequence[EncodedSequence]) -> list[Outcome]:
+        row = _pack(batch, has_bos=self.has_bos)
+        device = self.pretrained.device
+        reader = _LayerReader(row.residue_spans, self.layers, self.config)
+        self.pretrained.model.encode(
+            row.tokens_BL.to(device),
+            positions_BL=row.positions_BL.to(device),
+            cu_seqlens=row.cu_seqlens.to(device),
+            observer=reader,
+        )
+        return [self._outcome(sequence, reader.found[place]) for place, sequence in enumerate(batch)]
+
+    def _outcome(self, sequence: EncodedSequence, found: dict[Kind, LayerArrays]) -> Outcome:
+        length = len(sequence.tokens)
+        for kind, arrays in found.items():
+            for layer, array in arrays.items():
+                if not numpy.isfinite(array).all():
+                    error = OutputError(
+                        f"{sequence.source}: {kind} of layer {layer} of '{sequence.identifier}' is not finite "
+                        f"in {self.config.dtype}; use a wider dtype"
+                    )
+                    return FailedSequence(sequence.identifier, sequence.index, length, error)
+        return SequenceEmbedding(
+            identifier=sequence.identifier,
+            index=sequence.index,
+            length=length,
+            num_cut=sequence.num_cut,
+            substitutions=sequence.substitutions,
+            **found,
+        )
+
+
+@dataclass(frozen=True)
+class _PackedRow:
+    tokens_BL: Tensor
+    positions_BL: Tensor
+    cu_seqlens: Tensor
+    residue_spans: list[slice]
+
+
+def _pack(batch: Sequence[EncodedSequence], *, has_bos: bool) -> _PackedRow:
+    """Put the sequences one behind the other in a single row, (1, T)."""
+    bos = numpy.full(int(has_bos), alphabet.CLS, dtype=numpy.uint8)
+    eos = numpy.full(1, alphabet.EOS, dtype=numpy.uint8)
+    segments = [numpy.concatenate([bos, sequence.tokens, eos]) for sequence in batch]
+    bounds = numpy.cumsum([0, *(len(segment) for segment in segments)])
+    positions = numpy.concatenate([numpy.arange(len(segment)) for segment in segments])
+    return _PackedRow(
+        tokens_BL=torch.from_numpy(numpy.concatenate(segments).astype(numpy.int64))[None],
+        positions_BL=torch.from_numpy(positions)[None],
+        cu_seqlens=torch.from_numpy(bounds.astype(numpy.int32)),
+        residue_spans=[slice(start + has_bos, end - 1) for start, end in pairwise(bounds.tolist())],
+    )
+
+
+class _LayerReader:
+    """An observer that takes what is asked for from each layer as it passes."""
+
+    def __init__(self, residue_spans: Sequence[slice], layers: Sequence[int], config: EmbeddingConfig) -> None:
+        self._spans = residue_spans
+        self._layers = layers
+        self._config = config
+        self.found: list[dict[Kind, LayerArrays]] = [{kind: {} for kind in config.include} for _ in residue_spans]
+
+    def hidden(self, layer: int, hidden_BLD: Tensor) -> None:
+        """Keep the asked kinds of a layer that is asked for."""
+        if layer not in self._layers:
+            return
+        hidden_TD = hidden_BLD[0]
+        for span, found in zip(self._spans, self.found, strict=True):
+            for kind in self._config.include:
+                found[kind][layer] = self._array(_take(kind, hidden_TD, span))
+
+    def attention(self, layer: int, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, out_BLHK: Tensor) -> None:
+        """Look away: embeddings do not need the mechanism."""
+
+    def _array(self, values: Tensor) -> NDArray[numpy.floating]:
+        # copy: a view would keep the whole batch alive for as long as one protein is
+        return values.to(getattr(torch, self._config.dtype), copy=True).cpu().numpy()
+
+
+def _take(kind: Kind, hidden_TD: Tensor, span: slice) -> Tensor:
+    match kind:
+        case "per_tok":
+            return hidden_TD[span]
+        case "bos":
+            return hidden_TD[span.start - 1]
+        case "mean":
+            residues_LD = hidden_TD[span]
+            # sum half precision in float32: a sum of float16 overflows at 65,504
+            return residues_LD.mean(dim=0, dtype=torch.promote_types(residues_LD.dtype, torch.float32))
+
+
+def _resolve_layers(asked: Sequence[int], num_layers: int) -> tuple[int, ...]:
+    for layer in asked:
+        if not -num_layers - 1 <= layer <= num_layers:
+            raise ConfigError(
+                f"layer {layer} does not exist; expected 0 (embedding) to {num_layers} (last), or -1 to "
+                f"{-num_layers - 1} from the end"
+            )
+    return tuple(dict.fromkeys(layer % (num_layers + 1) for layer in asked))
+
+
+def _failed_without_residues(sequence: EncodedSequence) -> FailedSequence:
+    error = FastaError(f"{sequence.source}: '{sequence.identifier}' has no residues; nothing can be embedded")
+    return FailedSequence(sequence.identifier, sequence.index, 0, error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # the CPU allocator raises a plain RuntimeError
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

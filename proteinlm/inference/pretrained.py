@@ -1,0 +1,134 @@
+"""A trained model, ready to be run on somebody's sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from proteinlm.errors import ConfigError, UnavailableError
+from proteinlm.model.checkpoint import load_checkpoint
+from proteinlm.model.masked_lm import MaskedLM
+from proteinlm.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from proteinlm.inference.embeddings import EmbeddingConfig, SequenceEmbedding, SequenceLike
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """A model in evaluation mode and the recipe it was trained with.
+
+    Attributes:
+        model: in evaluation mode; its random features are those of ``step``.
+        recipe: the resolved recipe of the run, as a table.
+        step: optimiser steps taken.
+        path: the checkpoint folder.
+    """
+
+    model: MaskedLM
+    recipe: dict[str, Any]
+    step: int
+    path: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks of the trunk; hidden states are numbered 0 (embedding) to this (after the final norm)."""
+        return self.model.config.num_layers
+
+    @property
+    def context(self) -> str:
+        """How proteins shared a window in training: "isolated" or "joint"."""
+        return str(self.recipe.get("packing", {}).get("context", "isolated"))
+
+    @property
+    def window_length(self) -> int | None:
+        """Positions of a training window; None if the recipe does not say."""
+        length = self.recipe.get("packing", {}).get("window_length")
+        return None if length is None else int(length)
+
+    def embed(
+        self,
+        sequences: Iterable[SequenceLike],
+        config: EmbeddingConfig | None = None,
+        *,
+        progress: Progress = SILENT,
+    ) -> Iterator[SequenceEmbedding]:
+        """Yield the embedding of each sequence, in the order given.
+
+        Args:
+            sequences: residues, (identifier, residues) pairs, or records of ``read_fasta``.
+            config: what to embed; the mean over residues of the last layer if None.
+            progress: is told the residues done.
+
+        Raises:
+            ConfigError: if a layer does not exist or the model cannot give what is asked.
+            FastaError: if a sequence has no residues.
+            UnavailableError: if a sequence needs more memory than there is.
+
+        >>> model = proteinlm.load("runs/first")
+        >>> for embedding in model.embed([("insulin", "MALWMRLLPLLALLALWGPDPAAA")]):
+        ...     print(embedding.identifier, embedding.mean[model.num_layers].shape)
+        insulin (128,)
+        """
+        from proteinlm.inference.embeddings import EmbeddingConfig, embed_records
+
+        return embed_records(self, sequences, config or EmbeddingConfig(), progress=progress)
+
+
+def load(
+    path: str | Path, device: str | torch.device = "cpu", dtype: str | torch.dtype | None = None
+) -> PretrainedModel:
+    """Load a checkpoint folder, or the newest checkpoint of a run folder, in evaluation mode.
+
+    Args:
+        path: the folder.
+        device: where to run, as torch names it; "auto" takes the first GPU, or the CPU where there is none.
+        dtype: of the weights, such as "float16"; as they were saved if None.
+
+    Raises:
+        CheckpointError: if there is no checkpoint, or its parts are damaged or do not fit together.
+        ConfigError: if ``device`` or ``dtype`` is no such thing.
+        UnavailableError: if the device is not on this machine.
+
+    >>> import proteinlm
+    >>> model = proteinlm.load("runs/first")
+    >>> model.step
+    1000
+    """
+    target, kind = _device(device), _dtype(dtype)
+    checkpoint = load_checkpoint(Path(path))
+    model = checkpoint.model.to(device=target, dtype=kind).eval()
+    return PretrainedModel(model, checkpoint.recipe, checkpoint.step, checkpoint.path)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device '{name}' is no device; expected 'auto', 'cpu' or 'cuda', for example") from error
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnavailableError(f"device '{name}' is not on this machine; use 'cpu'") from error
+    return device
+
+
+def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    if name is None or isinstance(name, torch.dtype):
+        return name
+    if name not in DTYPES:
+        raise ConfigError(f"dtype '{name}' is none of weights; expected one of {', '.join(DTYPES)}")
+    return DTYPES[name]

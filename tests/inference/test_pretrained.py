@@ -1,0 +1,72 @@
+"""A checkpoint opens in one call, as it was saved, or says what is wrong with it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import proteinlm
+from proteinlm.errors import CheckpointError, ConfigError, UnavailableError
+from proteinlm.inference import pretrained
+
+
+def test_root_of_the_package_serves_load():
+    assert proteinlm.load is pretrained.load
+
+
+def test_model_is_in_evaluation_mode(checkpoint: Path):
+    assert not proteinlm.load(checkpoint).model.training
+
+
+def test_step_and_recipe_are_those_saved(checkpoint: Path):
+    loaded = proteinlm.load(checkpoint)
+    assert (loaded.step, loaded.context, loaded.window_length) == (5, "isolated", 512)
+
+
+def test_random_features_are_those_of_the_step_saved(checkpoint: Path):
+    blocks = proteinlm.load(checkpoint).model.encoder.blocks
+    assert [block.attention.redraw_index for block in blocks] == [2, 2]
+
+
+def test_run_folder_opens_like_its_checkpoint(checkpoint: Path, tmp_path: Path):
+    shutil.copytree(checkpoint, tmp_path / "run" / "checkpoint")
+    assert proteinlm.load(tmp_path / "run").path == tmp_path / "run" / "checkpoint"
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float64"])
+def test_weights_take_the_dtype_asked_for(checkpoint: Path, name: str):
+    weights = proteinlm.load(checkpoint, dtype=name).model.parameters()
+    assert {weight.dtype for weight in weights} == {getattr(torch, name)}
+
+
+def test_missing_checkpoint_says_what_was_expected(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"no such folder; expected model\.safetensors"):
+        proteinlm.load(tmp_path / "nothing")
+
+
+def test_truncated_weights_are_a_checkpoint_error(checkpoint: Path, tmp_path: Path):
+    shutil.copytree(checkpoint, tmp_path / "damaged")
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
+        proteinlm.load(tmp_path / "damaged")
+
+
+def test_unknown_device_is_a_config_error(checkpoint: Path):
+    with pytest.raises(ConfigError, match="device 'gpu' is no device"):
+        proteinlm.load(checkpoint, device="gpu")
+
+
+def test_absent_device_is_unavailable(checkpoint: Path):
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a CUDA device")
+    with pytest.raises(UnavailableError, match="device 'cuda' is not on this machine"):
+        proteinlm.load(checkpoint, device="cuda")
+
+
+def test_unknown_dtype_is_a_config_error(checkpoint: Path):
+    with pytest.raises(ConfigError, match="expected one of float16, bfloat16"):
+        proteinlm.load(checkpoint, dtype="fp16")
