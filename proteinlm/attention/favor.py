@@ -77,17 +77,22 @@ class FavorAttention(Attention):
         """Return the rows in use, one for each feature, as rows_MK."""
         key = (self.redraw_index, torch.device(device), dtype)
         if key not in self._drawn:
-            drawn_MK = random_features.projection_rows(
-                self.config.num_rows,
-                self.head_dim,
-                projection=self.config.projection,
-                seed=self.seed,
-                layer=self.layer,
-                redraw_index=self.redraw_index,
-            )
             self._drawn = {k: rows for k, rows in self._drawn.items() if k[0] == self.redraw_index}
-            self._drawn[key] = random_features.feature_rows(drawn_MK, self.config.feature_map).to(device, dtype)
+            # rows first drawn in inference mode could not be used in training afterwards
+            with torch.inference_mode(False):
+                self._drawn[key] = self._draw().to(device, dtype)
         return self._drawn[key]
+
+    def _draw(self) -> Tensor:
+        drawn_MK = random_features.projection_rows(
+            self.config.num_rows,
+            self.head_dim,
+            projection=self.config.projection,
+            seed=self.seed,
+            layer=self.layer,
+            redraw_index=self.redraw_index,
+        )
+        return random_features.feature_rows(drawn_MK, self.config.feature_map)
 
     def extra_repr(self) -> str:
         """Name the settings that tell one mechanism from another."""

@@ -95,3 +95,12 @@ def test_auto_says_once_what_it_chose(caplog):
         build()
         build(layer=1)
     assert [record.getMessage() for record in caplog.records] == ["FAVOR+ runs eager, its only implementation"]
+
+
+def test_rows_drawn_in_inference_mode_serve_training_too():
+    attention = FavorAttention(FavorConfig(num_random_features=8), head_dim=4, layer=0, seed=0)
+    q_BLHK = torch.randn(1, 5, 1, 4, requires_grad=True)
+    with torch.inference_mode():
+        attention(q_BLHK, q_BLHK, q_BLHK)
+    attention(q_BLHK, q_BLHK, q_BLHK).sum().backward()
+    assert q_BLHK.grad.isfinite().all()

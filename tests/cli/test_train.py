@@ -1,0 +1,87 @@
+"""The commands ``train`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+RECIPE = """
+[packing]
+window_length = 512
+[model]
+num_layers = 1
+hidden_size = 32
+num_heads = 2
+feed_forward_size = 32
+[schedule]
+num_steps = 3
+warmup_steps = 1
+[training]
+windows_per_step = 2
+windows_per_micro_batch = 2
+[engine]
+kind = "local"
+"""
+
+
+def _proteinlm(*arguments, **options):
+    command = [sys.executable, "-m", "proteinlm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "run.toml").write_text(RECIPE)
+    done = _proteinlm("train", folder / "run.toml", "--corpus", tiny_corpus, "--output", folder / "run")
+    return folder, done
+
+
+def test_train_prints_scores_to_stdout_and_the_rest_to_stderr(run):
+    _, done = run
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("validation_iid: perplexity ")
+    assert "(unigram" in done.stdout
+    assert "trained 3 steps on" in done.stderr
+
+
+def test_evaluate_prints_json(run, tiny_corpus):
+    folder, _ = run
+    done = _proteinlm("evaluate", folder / "run", "--corpus", tiny_corpus, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [entry["split"] for entry in json.loads(done.stdout)] == ["validation_iid", "validation_ood"]
+
+
+def test_misspelt_setting_ends_with_one_line_and_code_1(run, tiny_corpus):
+    folder, _ = run
+    done = _proteinlm(
+        "train", folder / "run.toml", "--corpus", tiny_corpus, "--output", folder / "x", "--set", "model.num_layer=4"
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"proteinlm: {folder / 'run.toml'}: model.num_layer: no such setting; did you mean 'num_layers'?"
+    ]
+    assert not (folder / "x").exists()
+
+
+def test_missing_corpus_ends_with_code_1_and_no_run_folder(run):
+    folder, _ = run
+    done = _proteinlm("train", folder / "run.toml", "--corpus", folder / "none", "--output", folder / "x")
+    assert done.returncode == 1
+    assert str(folder / "none") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "x").exists()
+
+
+def test_second_run_into_a_folder_is_refused(run, tiny_corpus):
+    folder, _ = run
+    done = _proteinlm("train", folder / "run.toml", "--corpus", tiny_corpus, "--output", folder / "run")
+    assert done.returncode == 1
+    assert "already holds a run" in done.stderr
+
+
+def test_wrong_usage_ends_with_code_2():
+    assert _proteinlm("train").returncode == 2

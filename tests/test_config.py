@@ -1,0 +1,102 @@
+"""Tables of settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from proteinlm import config
+from proteinlm.attention import AttentionConfig, FavorConfig
+from proteinlm.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inner:
+    num_layers: int = 3
+    rate: float = 0.5
+    betas: tuple[float, float] = (0.9, 0.98)
+    attention: AttentionConfig = field(default_factory=FavorConfig)
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ValueError(f"num_layers is {self.num_layers}; expected 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outer:
+    seed: int
+    model: Inner = field(default_factory=Inner)
+
+
+def _message(table):
+    with pytest.raises(ConfigError) as caught:
+        config.parse(Outer, table, source="run.toml")
+    return str(caught.value)
+
+
+def test_table_becomes_its_dataclass():
+    table = {"seed": 1, "model": {"rate": 1, "betas": [0.1, 0.2], "attention": {"kind": "softmax"}}}
+    parsed = config.parse(Outer, table, source="run.toml")
+    assert parsed.model.betas == (0.1, 0.2)
+    assert parsed.model.attention.kind == "softmax"
+
+
+def test_dataclass_survives_the_way_through_a_table():
+    parsed = Outer(seed=4, model=Inner(attention=FavorConfig(num_random_features=8, redraw_interval=None)))
+    assert config.parse(Outer, config.to_table(parsed), source="x") == parsed
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"seed": 1, "model": {"num_layer": 4}}, "model.num_layer: no such setting; did you mean 'num_layers'?"),
+        ({"seed": 1, "model": {"qqq": 4}}, "model.qqq: no such setting; expected one of attention, betas"),
+        ({}, "seed: is required and not set"),
+        ({"seed": "3"}, "seed: input should be a valid integer, found '3'"),
+        ({"seed": 3.7}, "seed: input should be a valid integer, found 3.7"),
+        ({"seed": True}, "seed: input should be a valid integer, found True"),
+        ({"seed": 1, "model": {"num_layers": 0}}, "model: num_layers is 0; expected 1 or more"),
+        ({"seed": 1, "model": {"attention": {"kind": "favour"}}}, "model.attention.kind: is 'favour'; expected one of"),
+        (
+            {"seed": 1, "model": {"attention": {"kind": "favor", "redraw_intervall": 3}}},
+            "model.attention.redraw_intervall: no such setting; did you mean 'redraw_interval'?",
+        ),
+        ({"seed": 1, "model": {"betas": [1]}}, "model.betas.1: is required and not set"),
+    ],
+)
+def test_fault_is_named_with_its_place_and_the_way_out(table, message):
+    assert _message(table).startswith(f"run.toml: {message}")
+
+
+def test_all_faults_are_listed():
+    assert len(_message({"model": {"num_layer": 3, "rate": "high"}}).splitlines()) == 3
+
+
+def test_override_reads_values_as_toml_and_bare_words_as_text():
+    table = config.override({"model": {"rate": 1}}, ["model.rate=0.5", "model.attention.kind=softmax", "list=[1, 2]"])
+    assert table == {"model": {"rate": 0.5, "attention": {"kind": "softmax"}}, "list": [1, 2]}
+
+
+def test_override_leaves_the_table_it_was_given():
+    table = {"model": {"rate": 1}}
+    config.override(table, ["model.rate=2"])
+    assert table == {"model": {"rate": 1}}
+
+
+@pytest.mark.parametrize("assignment", ["model.rate", "=3", "seed.x=3"])
+def test_faulty_assignment_is_refused(assignment):
+    with pytest.raises(ConfigError, match=r"expected NAME=VALUE|holds no settings"):
+        config.override({"seed": 1}, [assignment])
+
+
+def test_toml_error_names_file_and_line(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text("seed = 1\nmodel = = 3\n")
+    with pytest.raises(ConfigError, match=r"bad\.toml: is not valid TOML: .*line 2"):
+        config.read_table(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml: no such file"):
+        config.read_table(tmp_path / "none.toml")

@@ -1,0 +1,93 @@
+"""Recipes, from the file to a score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proteinlm.errors import CheckpointError, ConfigError
+from proteinlm.recipe import evaluate_checkpoint, load_recipe, train
+
+PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_parses(path):
+    assert load_recipe(path).schedule.num_steps > 0
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_every_favor_recipe_bounds_queries_and_keys(path):
+    model = load_recipe(path).model
+    assert model.attention.kind != "favor" or model.query_key_norm
+
+
+def test_misspelt_setting_is_named_with_its_file(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[model]\nnum_layer = 3\n")
+    with pytest.raises(ConfigError, match=r"run\.toml: model\.num_layer: no such setting; did you mean 'num_layers'\?"):
+        load_recipe(path)
+
+
+def test_assignments_change_the_recipe(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("seed = 4\n")
+    recipe = load_recipe(path, ["model.num_layers=2", "model.attention.kind=softmax"])
+    assert (recipe.seed, recipe.model.num_layers, recipe.model.attention.kind) == (4, 2, "softmax")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    path = folder.parent / "run.toml"
+    path.write_text(
+        """
+        [packing]
+        window_length = 512
+        [model]
+        num_layers = 1
+        hidden_size = 32
+        num_heads = 2
+        feed_forward_size = 32
+        attention = { kind = "favor", num_random_features = 16 }
+        [schedule]
+        num_steps = 3
+        warmup_steps = 1
+        [training]
+        windows_per_step = 2
+        windows_per_micro_batch = 2
+        [engine]
+        kind = "local"
+        """
+    )
+    return folder, train(load_recipe(path), tiny_corpus, folder)
+
+
+def test_evaluating_the_checkpoint_repeats_the_last_validation(run, tiny_corpus):
+    folder, result = run
+    again = evaluate_checkpoint(folder, tiny_corpus)
+    assert [score.split for score in again] == [score.split for score in result.validation]
+    for ours, theirs in zip(again, result.validation, strict=True):
+        assert ours.model.num_targets == theirs.model.num_targets
+        assert ours.model.loss == pytest.approx(theirs.model.loss, abs=1e-5)
+        assert ours.unigram == theirs.unigram
+
+
+def test_same_weights_are_evaluated_with_another_mechanism(run, tiny_corpus):
+    folder, _ = run
+    favor = evaluate_checkpoint(folder, tiny_corpus)[0].model
+    exact = evaluate_checkpoint(folder, tiny_corpus, attention=["kind=softmax"])[0].model
+    more = evaluate_checkpoint(folder, tiny_corpus, attention=["num_random_features=512"])[0].model
+    assert len({favor.loss, exact.loss, more.loss}) == 3
+    assert favor.num_targets == exact.num_targets == more.num_targets
+
+
+def test_unknown_mechanism_is_refused_by_name(run, tiny_corpus):
+    with pytest.raises(ConfigError, match=r"attention\.kind: is 'softmx'"):
+        evaluate_checkpoint(run[0], tiny_corpus, attention=["kind=softmx"])
+
+
+def test_folder_without_checkpoint_is_refused(tmp_path, tiny_corpus):
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        evaluate_checkpoint(tmp_path, tiny_corpus)
