@@ -84,7 +84,7 @@ def command(
         report = ingest_manifest(manifest, output, config=config, progress=progress)
     else:
         report = ingest(files, output, config=config, clusters=clusters, progress=progress)
-    for line in _lines(report):
+    for line in _lines(report) + _warnings(report, is_ood_share_typed=options["ood_share"] is not None):
         note(line)
     note(f"took {seconds(start)}")
     if as_json:
@@ -116,7 +116,7 @@ def _lines(report: IngestionReport) -> list[str]:
         f"read {screening.num_read:,} records, {sum(s.num_residues for s in index.sources):,} residues "
         f"from {', '.join(source.name for source in index.sources)} ({_counts('dropped', screening.dropped)})"
     ]
-    lines += [f"took away: {_listed(index.reading)}"] if index.reading else []
+    lines += [f"met: {_listed(index.reading)}"] if index.reading else []
     lines += [f"replaced residues: {_listed(index.substitutions)}"] if index.substitutions else []
     lines += [f"noted, and kept: {_listed(screening.noted)}"] if screening.noted else []
     for name, split in index.splits.items():
@@ -124,9 +124,9 @@ def _lines(report: IngestionReport) -> list[str]:
     num_shards = sum(len(split.shards) for split in index.splits.values())
     lines.append(
         f"wrote {screening.num_kept:,} sequences, {sum(s.num_residues for s in index.splits.values()):,} residues "
-        f"to {report.path} ({num_shards} shards, sha256 {index.digest[:12]}…)"
+        f"to {report.path} ({num_shards} shard{'s' * (num_shards != 1)}, sha256 {index.digest[:12]}…)"
     )
-    return lines + _warnings(report)
+    return lines
 
 
 def _counts(what: str, counts: Mapping[str, int]) -> str:
@@ -144,8 +144,9 @@ def _leak(report: IngestionReport, split: str) -> str:
     return f" ({leak.equal_sequences:,} equal to one in train{relatives})"
 
 
-def _warnings(report: IngestionReport) -> list[str]:
+def _warnings(report: IngestionReport, *, is_ood_share_typed: bool) -> list[str]:
     """Return what the person who ingests should look at before training."""
+    from proteinlm.corpus.layout import SCREENING_FILE
     from proteinlm.sequence.screening import NUCLEOTIDES
 
     index = report.index
@@ -155,7 +156,10 @@ def _warnings(report: IngestionReport) -> list[str]:
         if not split.num_sequences
     ]
     if count := index.screening.noted.get(NUCLEOTIDES):
-        warnings.append(f"{count:,} sequences look like nucleotides, not proteins; see screening.tsv in {report.path}")
+        subject = "1 sequence looks" if count == 1 else f"{count:,} sequences look"
+        warnings.append(f"{subject} like nucleotides, not like a protein; {report.path / SCREENING_FILE} names each")
+    if is_ood_share_typed and index.clusters is None:
+        warnings.append("--ood-share has no effect without --clusters")
     if index.clusters is not None and (count := index.clusters.num_unclustered):
         warnings.append(f"{count:,} proteins are in no cluster of the table, so none of them is held out")
     for name, leak in index.leaks.items():

@@ -93,7 +93,7 @@ def _fasta(path: Path) -> Description:
     counts = {
         "would be dropped": summary.screening.dropped,
         "noted": summary.screening.noted,
-        "taken away": summary.reading,
+        "met": summary.reading,
         "replaced residues": summary.substitutions,
     }
     lines += [f"{name}: {_listed(found)}" for name, found in counts.items() if found]

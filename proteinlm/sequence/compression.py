@@ -14,8 +14,8 @@ from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
 
 STDIN = "-"
-# small enough that a thousandfold expansion stays below 300 MB
-PIECE = 1 << 18
+# fits a core's cache, and a thousandfold expansion of it the memory
+PIECE = 1 << 16
 
 
 class Decompressor(Protocol):

@@ -1,0 +1,110 @@
+"""The command ``proteinlm ingest``."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from proteinlm.cli.main import main
+from proteinlm.corpus import open_corpus
+
+FILES = Path(__file__).parent.parent / "data" / "fasta"
+
+
+@pytest.fixture
+def proteinlm(capsys):
+    """Run a command; return its exit code and what it wrote to stdout and stderr."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        written = capsys.readouterr()
+        return caught.value.code or 0, written.out, written.err
+
+    return run
+
+
+def test_report_says_what_was_read_kept_and_written(proteinlm, tmp_path):
+    names = [f"{name}.fasta" for name in ("plain", "no_residues", "stops", "lower_case")]
+    code, out, err = proteinlm("ingest", *(FILES / name for name in names), "-o", tmp_path / "corpus")
+    assert (code, out) == (0, "")
+    # stops.fasta has an inner stop, so 22 + 23 + 0 residues
+    assert f"read 10 records, 155 residues from {', '.join(names)} (3 dropped: 3 no residues)" in err
+    assert "met: 1 sequences with a stop inside, 2 stops at the end" in err
+    assert "replaced residues: 1 *, 27 lower case" in err
+    assert f"wrote 7 sequences, 155 residues to {tmp_path / 'corpus'} (" in err
+
+
+def test_json_on_stdout_is_the_index_of_the_corpus(proteinlm, tmp_path):
+    code, out, _ = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "corpus" / "corpus.json").read_text())
+
+
+def test_standard_input_is_read(proteinlm, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((FILES / "plain.fasta").read_bytes())))
+    code, _, err = proteinlm("ingest", "-", "-o", tmp_path / "corpus")
+    assert code == 0
+    assert "read 2 records, 44 residues from standard input" in err
+
+
+def test_manifest_of_the_sample_is_ingested(proteinlm, tmp_path, project_root):
+    manifest = project_root / "data_manifests" / "uniprotkb_sample.toml"
+    code, _, err = proteinlm("ingest", "--manifest", manifest, "-o", tmp_path / "corpus")
+    assert code == 0, err
+    assert "validation_ood: 909 sequences, 350,991 residues (0 equal to one in train, 0 of a cluster in train)" in err
+
+
+def test_options_become_settings_of_the_corpus(proteinlm, tmp_path):
+    words = "--strict --gaps keep --min-length 2 --max-length 99 --drop-duplicates --seed 5 --validation-share 0.25"
+    code, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", *words.split())
+    assert code == 0, err
+    assert open_corpus(tmp_path / "corpus").index.settings == {
+        "reading": {"gaps": "keep", "strict": True},
+        "screening": {"min_length": 2, "max_length": 99, "drop_duplicates": True},
+        "splitting": {"validation_share": 0.25, "ood_share": 0.05, "seed": 5},
+        "shard_residues": 2**26,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([FILES / "nul.fasta"], f"proteinlm: {FILES / 'nul.fasta'}:2: a NUL byte"),
+        ([FILES / "nowhere.fasta"], "nowhere.fasta: no such file"),
+        ([FILES / "plain.fasta", "--validation-share", "1.5"], "splitting: validation_share is 1.5"),
+        (["--manifest", FILES / "nowhere.toml"], "nowhere.toml: no such file"),
+    ],
+    ids=["faulty file", "missing file", "share above 1", "missing manifest"],
+)
+def test_errors_are_one_line_exit_1_and_leave_no_output(proteinlm, tmp_path, words, message):
+    code, out, err = proteinlm("ingest", *words, "-o", tmp_path / "corpus")
+    assert (code, out) == (1, "")
+    assert message in err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], [FILES / "plain.fasta", "--manifest", "m.toml"], ["--manifest", "m.toml", "--clusters", "c.tsv"]],
+    ids=["nothing to read", "files and manifest", "manifest and clusters"],
+)
+def test_wrong_usage_exits_2(proteinlm, tmp_path, words):
+    code, _, err = proteinlm("ingest", *words, "-o", tmp_path / "corpus")
+    assert code == 2
+    assert "Usage: proteinlm ingest" in err
+
+
+def test_nucleotides_and_empty_splits_are_warned_of(proteinlm, tmp_path):
+    _, _, err = proteinlm("ingest", FILES / "nucleotides.fasta", "-o", tmp_path / "corpus")
+    assert "warning: 1 sequence looks like nucleotides" in err
+    assert "warning: validation_iid is empty" in err
+
+
+def test_a_share_of_clusters_without_clusters_is_warned_of(proteinlm, tmp_path):
+    _, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", "--ood-share", "0.1")
+    assert "warning: --ood-share has no effect without --clusters" in err

@@ -1,0 +1,127 @@
+"""The command ``proteinlm inspect``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from proteinlm.cli.main import main
+from proteinlm.corpus import ingest
+
+FILES = Path(__file__).parent.parent / "data" / "fasta"
+SMALL = ["model.num_layers=1", "model.hidden_size=8", "model.num_heads=2", "model.feed_forward_size=16"]
+
+
+@pytest.fixture
+def inspect(capsys):
+    """Inspect a path; return the exit code and what was written to stdout and stderr."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as caught:
+            main(["inspect", *map(str, words)])
+        written = capsys.readouterr()
+        return caught.value.code or 0, written.out, written.err
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path, project_root):
+    """A checkpoint of a tiny untrained model."""
+    from proteinlm import config
+    from proteinlm.model import MaskedLM, save_checkpoint
+    from proteinlm.recipe import load_recipe
+
+    recipe = load_recipe(project_root / "pipelines" / "quickstart.toml", SMALL)
+    model = MaskedLM(recipe.model, seed=recipe.seed)
+    save_checkpoint(tmp_path / "run" / "checkpoint", model, config.to_table(recipe), step=12)
+    return tmp_path / "run" / "checkpoint"
+
+
+def test_a_corpus_is_shown_by_split(inspect, tmp_path):
+    ingest([FILES / "plain.fasta"], tmp_path / "corpus")
+    code, out, _ = inspect(tmp_path / "corpus")
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert out.startswith(f"{tmp_path / 'corpus'}: corpus\n")
+    assert ["train", "validation_iid"] in rows
+    assert ["residues", "44", "0"] in rows
+
+
+def test_a_corpus_as_json_has_its_counts(inspect, tmp_path):
+    ingest([FILES / "plain.fasta"], tmp_path / "corpus")
+    _, out, _ = inspect(tmp_path / "corpus", "--json")
+    found = json.loads(out)
+    assert (found["kind"], found["splits"]["train"]["num_sequences"]) == ("corpus", 2)
+
+
+def test_a_fasta_file_is_shown_as_ingest_would_see_it(inspect):
+    code, out, _ = inspect(FILES / "no_residues.fasta")
+    assert code == 0
+    assert "would be dropped: 2 no residues" in out
+
+
+def test_a_recipe_is_resolved(inspect, project_root):
+    path = project_root / "pipelines" / "quickstart.toml"
+    code, out, _ = inspect(path, "--json")
+    found = json.loads(out)
+    assert (code, found["kind"]) == (0, "recipe")
+    # a setting that the file leaves to its default
+    assert found["recipe"]["model"]["vocab_size"] == 33
+
+
+def test_parameters_of_a_recipe_are_those_of_its_model(inspect, project_root):
+    from proteinlm.model import MaskedLM
+    from proteinlm.recipe import load_recipe
+
+    path = project_root / "pipelines" / "quickstart.toml"
+    _, out, _ = inspect(path, "--json")
+    model = MaskedLM(load_recipe(path).model, seed=0)
+    assert json.loads(out)["num_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_a_misspelt_recipe_is_refused(inspect, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text("[model]\nnum_layer = 4\n")
+    code, _, err = inspect(path)
+    assert code == 1
+    assert "model.num_layer: no such setting; did you mean 'num_layers'?" in err
+
+
+def test_a_manifest_is_told_from_a_recipe(inspect, project_root):
+    code, out, _ = inspect(project_root / "data_manifests" / "uniprotkb_sample.toml")
+    assert code == 0
+    assert "uniprotkb_sample.toml: manifest" in out
+    assert "CC BY 4.0" in out
+
+
+def test_a_checkpoint_says_its_size_step_and_settings(inspect, checkpoint):
+    code, out, _ = inspect(checkpoint)
+    assert code == 0
+    assert out.startswith(f"{checkpoint}: checkpoint\n")
+    assert "parameters after 12 steps" in out
+    assert "model.hidden_size = 8" in out
+
+
+def test_a_run_shows_its_newest_figures_and_checkpoint(inspect, checkpoint):
+    lines = [
+        {"kind": "train", "step": 1, "loss": 3.0},
+        {"kind": "train", "step": 2, "loss": 2.5},
+        {"kind": "validation", "step": 2, "split": "validation_iid", "perplexity": 17.5},
+    ]
+    run = checkpoint.parent
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, _ = inspect(run)
+    assert code == 0
+    assert "train: step 2, loss 2.5" in out
+    assert "validation validation_iid: step 2, perplexity 17.5" in out
+    assert "parameters after 12 steps" in out
+
+
+def test_what_is_nothing_of_ours_is_refused(inspect, tmp_path):
+    for path, message in ((tmp_path, "is no corpus"), (tmp_path / "nowhere", "no such file or folder")):
+        code, out, err = inspect(path)
+        assert (code, out) == (1, "")
+        assert message in err

@@ -1,0 +1,114 @@
+"""Manifests say what a release is, and files that are not it are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import pytest
+
+from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest_manifest, read_manifest
+from proteinlm.errors import ManifestError, ProteinLMError
+from proteinlm.sequence import read_fasta
+
+RESIDUES = "MKTAYIAKQRQISFVKSHFSRQ"
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A manifest of one tiny file; call it with replacements to get a faulty one."""
+    fasta = f">first\n{RESIDUES}\n".encode()
+    (tmp_path / "tiny.fasta").write_bytes(fasta)
+    fields = {
+        "sha256": hashlib.sha256(fasta).hexdigest(),
+        "bytes": len(fasta),
+        "records": 1,
+        "residues": len(RESIDUES),
+        "train": 1,
+        "more": "",
+    }
+
+    def write(**replaced):
+        values = fields | replaced
+        path = tmp_path / "tiny.toml"
+        path.write_text(
+            'name = "tiny"\nrelease = "1"\ndescription = "one protein"\nlicence = "CC0 1.0"\nlicence_url = "none"\n'
+            'credit = "nobody"\ncitation = "none"\nheader_grammar = ">NAME"\n'
+            f'[[files]]\npath = "tiny.fasta"\nsha256 = "{values["sha256"]}"\nbytes = {values["bytes"]}\n'
+            f"records = {values['records']}\nresidues = {values['residues']}\n{values['more']}\n"
+            f"[splitting]\nvalidation_share = 0.0\n[expected.train]\nsequences = {values['train']}\nresidues = 22\n"
+        )
+        return path
+
+    return write
+
+
+def test_files_that_are_the_release_are_ingested_with_its_name(release, tmp_path):
+    report = ingest_manifest(release(), tmp_path / "corpus")
+    assert report.index.manifest["name"] == "tiny"
+    assert report.index.settings["splitting"]["validation_share"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"sha256": "0" * 64}, "tiny.fasta: sha256 is .* where .* says 0000"),
+        ({"bytes": 5}, "tiny.fasta: has 30 bytes where .* says 5"),
+        ({"records": 2}, "tiny.fasta: records is 1 where .* says 2"),
+        ({"residues": 1000}, "tiny.fasta: residues is 22 where .* says 1,000"),
+        ({"train": 7}, "train: sequences is 1 where .* says 7"),
+        ({"sha256": "abc"}, "sha256 'abc' is not 64 hex digits"),
+        ({"more": "md5 = 'x'"}, r"files\.0\.md5: no such setting"),
+        ({"bytes": "'many'"}, r"files\.0\.bytes: "),
+    ],
+    ids=["sha256", "bytes", "records", "residues", "expected split", "malformed sha256", "unknown field", "type"],
+)
+def test_files_and_fields_that_do_not_fit_are_refused_and_leave_no_output(release, tmp_path, replaced, message):
+    with pytest.raises(ManifestError, match=message):
+        ingest_manifest(release(**replaced), tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_missing_file_is_named(release, tmp_path):
+    path = release()
+    (tmp_path / "tiny.fasta").unlink()
+    with pytest.raises(ManifestError, match=r"tiny\.fasta: no such file, though .*tiny\.toml names it"):
+        ingest_manifest(path, tmp_path / "corpus")
+
+
+def test_other_settings_do_not_ask_for_the_expected_splits(release, tmp_path):
+    config = IngestionConfig(splitting=SplittingConfig(validation_share=0.999))
+    report = ingest_manifest(release(), tmp_path / "corpus", config=config)
+    assert report.index.splits["train"].num_sequences == 0
+
+
+def test_a_changed_byte_of_the_sample_is_found(sample_manifest, tmp_path):
+    shutil.copytree(sample_manifest.parent, tmp_path / "manifests")
+    clusters = tmp_path / "manifests" / "sample" / "uniprotkb_sample.clusters30.tsv.xz"
+    data = bytearray(clusters.read_bytes())
+    data[-1] ^= 1
+    clusters.write_bytes(data)
+    with pytest.raises(ProteinLMError, match="clusters30"):
+        ingest_manifest(tmp_path / "manifests" / sample_manifest.name, tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_other_files_of_the_sample_are_what_its_manifest_says(sample_manifest):
+    for entry in read_manifest(sample_manifest).other_files:
+        path = sample_manifest.parent / entry.path
+        data = path.read_bytes()
+        records = list(read_fasta([path]))
+        found = (
+            len(data),
+            hashlib.sha256(data).hexdigest(),
+            len(records),
+            sum(len(record.residues) for record in records),
+        )
+        assert found == (entry.bytes, entry.sha256, entry.records, entry.residues)
+
+
+def test_every_file_beside_a_manifest_is_named_in_it(sample_manifest):
+    manifest = read_manifest(sample_manifest)
+    named = {entry.path for entry in (*manifest.files, *manifest.other_files, manifest.clusters)}
+    folder = sample_manifest.parent
+    assert named == {str(path.relative_to(folder)) for path in (folder / "sample").iterdir()}

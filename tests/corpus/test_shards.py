@@ -1,0 +1,174 @@
+"""What goes into shards comes out of them, and what is no shard is refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest, layout, open_corpus
+from proteinlm.corpus.shard_reader import SequenceSet, _open_shard
+from proteinlm.corpus.shard_writer import ShardWriter
+from proteinlm.errors import ShardError
+from proteinlm.sequence import decode, encode
+
+PROTEINS = [(f"sp|P{n:05d}|TEST", "MKTAYIAKQRQISFVKSHFSRQ"[n % 7 :] + "ACDEFGHIKLM"[: n % 11]) for n in range(60)]
+
+
+@pytest.fixture
+def corpus(write_fasta, tmp_path):
+    """Sixty proteins in shards of 100 residues."""
+    config = IngestionConfig(shard_residues=100, splitting=SplittingConfig(validation_share=0.3))
+    ingest([write_fasta(PROTEINS)], tmp_path / "corpus", config=config)
+    return open_corpus(tmp_path / "corpus")
+
+
+def _first_shard(corpus):
+    return corpus.path / corpus.index.splits["train"].shards[0].file
+
+
+def _set_attribute(path, name, value):
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = value
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=8).filter(str.isprintable), st.binary(min_size=1, max_size=30)), max_size=20),
+    st.integers(1, 60),
+)
+def test_any_sequences_come_back_from_shards_of_any_size(proteins, shard_residues):
+    with tempfile.TemporaryDirectory() as folder:
+        writer = ShardWriter(Path(folder), "train", shard_residues=shard_residues)
+        for identifier, residues in proteins:
+            writer.add(identifier, encode(residues).tokens)
+        entry = writer.close()
+        found = SequenceSet([_open_shard(Path(folder) / shard.file, shard) for shard in entry.shards])
+        assert [found.identifier(n) for n in range(len(found))] == [identifier for identifier, _ in proteins]
+        assert [found.tokens(n).tolist() for n in range(len(found))] == [
+            encode(residues).tokens.tolist() for _, residues in proteins
+        ]
+        assert found.lengths.tolist() == [len(residues) for _, residues in proteins]
+        assert sum(entry.token_counts) == entry.num_residues == found.lengths.sum()
+
+
+def test_splits_hold_every_protein_once(corpus):
+    found = {}
+    for split in corpus.splits:
+        sequences = corpus.sequences(split)
+        found |= {sequences.identifier(n): decode(sequences.tokens(n)) for n in range(len(sequences))}
+    assert len(corpus.index.splits["train"].shards) > 2
+    assert found == dict(PROTEINS)
+
+
+def test_tokens_are_a_read_only_view_of_the_file(corpus):
+    tokens = corpus.sequences("train").tokens(0)
+    assert tokens.base is not None
+    with pytest.raises(ValueError, match="read-only"):
+        tokens[0] = 0
+
+
+def test_sequences_outside_the_split_are_refused(corpus):
+    sequences = corpus.sequences("train")
+    for number in (-1, len(sequences)):
+        with pytest.raises(IndexError):
+            sequences.tokens(number)
+
+
+def test_a_pickled_set_reads_the_same_sequences(corpus):
+    sequences = corpus.sequences("train")
+    sequences.tokens(0)
+    data = pickle.dumps(sequences)
+    # the maps themselves stay behind
+    assert len(data) < 500 * len(corpus.index.splits["train"].shards)
+    again = pickle.loads(data)
+    assert all((again.tokens(n) == sequences.tokens(n)).all() for n in range(len(sequences)))
+
+
+def _residues_of(sequences, number):
+    return sequences.tokens(number).tobytes()
+
+
+def test_forked_processes_read_the_same_sequences(corpus):
+    sequences = corpus.sequences("train")
+    expected = [_residues_of(sequences, n) for n in range(len(sequences))]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.starmap(_residues_of, [(sequences, n) for n in range(len(sequences))]) == expected
+
+
+def test_token_counts_are_those_of_the_tokens(corpus):
+    for split, summary in corpus.splits.items():
+        sequences = corpus.sequences(split)
+        tokens = numpy.concatenate([sequences.tokens(n) for n in range(len(sequences))])
+        assert summary.token_counts.tolist() == numpy.bincount(tokens, minlength=33).tolist()
+
+
+def test_unknown_split_names_the_known_ones(corpus):
+    with pytest.raises(ShardError, match="has no split 'test'; it has train, validation_iid"):
+        corpus.sequences("test")
+
+
+def test_missing_corpus_says_how_to_build_one(tmp_path):
+    with pytest.raises(ShardError, match=r"nowhere: is no corpus \(no such folder\); build one with 'proteinlm ingest"):
+        open_corpus(tmp_path / "nowhere")
+    with pytest.raises(ShardError, match=r"holds no readable corpus\.json"):
+        open_corpus(tmp_path)
+
+
+def test_damaged_index_is_refused(corpus):
+    index = corpus.path / layout.INDEX_FILE
+    index.write_text(index.read_text()[:200])
+    with pytest.raises(ShardError, match=r"corpus\.json: is damaged"):
+        open_corpus(corpus.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("format_version", 2, "has format version 2 but this program reads 1"),
+        ("alphabet", "5f1c", "was written with alphabet 5f1c but this program uses"),
+        ("digest", 7, "digest: "),
+    ],
+)
+def test_index_of_another_version_or_alphabet_is_refused(corpus, name, value, message):
+    import json
+
+    index = corpus.path / layout.INDEX_FILE
+    index.write_text(json.dumps({**json.loads(index.read_text()), name: value}))
+    with pytest.raises(ShardError, match=message):
+        open_corpus(corpus.path)
+
+
+def test_missing_shard_is_named(corpus):
+    _first_shard(corpus).unlink()
+    with pytest.raises(ShardError, match=r"train-00000\.h5: no such file"):
+        corpus.sequences("train")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_cut_off_shard_is_refused(corpus, share):
+    shard = _first_shard(corpus)
+    data = shard.read_bytes()
+    shard.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ShardError, match=r"train-00000\.h5: is damaged or cut off"):
+        corpus.sequences("train")
+
+
+@pytest.mark.parametrize(("name", "value"), [("alphabet", "5f1c"), ("format_version", 9), ("sha256", "0" * 64)])
+def test_shard_of_another_kind_is_refused(corpus, name, value):
+    _set_attribute(_first_shard(corpus), name, value)
+    with pytest.raises(ShardError, match=rf"train-00000\.h5: has {name} {value} where .* is expected"):
+        corpus.sequences("train")
+
+
+def test_shards_in_each_others_place_are_refused(corpus):
+    first, second = (corpus.path / f"train-0000{n}.h5" for n in (0, 1))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(ShardError, match=r"train-00001\.h5: has sha256"):
+        corpus.sequences("train")

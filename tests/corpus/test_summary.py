@@ -1,0 +1,56 @@
+"""A corpus in numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy
+import pytest
+
+from proteinlm.corpus import summarise_corpus, summarise_fasta
+from proteinlm.corpus.summary import summarise_sequences
+from proteinlm.sequence import encode
+
+FILES = Path(__file__).parent.parent / "data" / "fasta"
+
+
+def _summarise(*sequences):
+    tokens = [encode(residues).tokens for residues in sequences]
+    counts = numpy.bincount(numpy.concatenate(tokens), minlength=33)
+    return summarise_sequences(numpy.array([len(part) for part in tokens]), counts)
+
+
+def test_share_beyond_truncation_counts_residues_after_the_1022nd():
+    summary = _summarise(b"M" * 1022, b"M" * 1023, b"M" * 2000)
+    assert summary.num_truncated == 2
+    assert summary.beyond_truncation == pytest.approx((1 + 978) / (1022 + 1023 + 2000))
+
+
+def test_composition_and_ambiguity_are_shares_of_residues():
+    summary = _summarise(b"MMMX", b"MMBU")
+    assert summary.composition == {"M": 0.625, "X": 0.125, "B": 0.125, "U": 0.125}
+    assert summary.ambiguous == 0.375
+
+
+def test_nothing_gives_zeros():
+    summary = summarise_sequences(numpy.empty(0, dtype=numpy.int64), numpy.zeros(33, dtype=numpy.int64))
+    assert (summary.num_sequences, summary.shortest, summary.longest, summary.composition) == (0, 0, 0, {})
+
+
+def test_sample_is_summarised_by_split(sample_corpus):
+    summary = summarise_corpus(sample_corpus)
+    assert {name: split.num_sequences for name, split in summary.splits.items()} == {
+        "train": 17_408,
+        "validation_iid": 442,
+        "validation_ood": 909,
+    }
+    assert max(split.longest for split in summary.splits.values()) == 8_081
+    assert summary.leaks["validation_ood"].same_cluster == 0
+    assert sum(summary.splits["train"].composition.values()) == pytest.approx(1)
+
+
+def test_fasta_is_summarised_as_ingest_would_see_it():
+    summary = summarise_fasta([FILES / "no_residues.fasta", FILES / "gaps.fasta"])
+    assert summary.screening.dropped == {"no residues": 2}
+    assert summary.reading == {"gaps": 5}
+    assert summary.sequences.num_residues == 44

@@ -1,0 +1,84 @@
+"""Files are decompressed by what they are, and never half."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+
+import pytest
+import zstandard
+
+from proteinlm.errors import FastaError
+from proteinlm.sequence.compression import PIECE, SourceDigest, read_decompressed
+
+TEXT = b"".join(b">protein_%d\nMKTAYIAKQRQISFVKSHFSRQ\n" % number for number in range(20_000))
+COMPRESSIONS = {"gzip": gzip.compress, "xz": lzma.compress, "bzip2": bz2.compress, "zstandard": zstandard.compress}
+
+
+@pytest.fixture(params=list(COMPRESSIONS))
+def kind(request):
+    return request.param
+
+
+def _read(path):
+    return b"".join(read_decompressed(path))
+
+
+def _file(tmp_path, data):
+    path = tmp_path / "file.fasta"
+    path.write_bytes(data)
+    return path
+
+
+def test_plain_bytes_pass_through(tmp_path):
+    assert _read(_file(tmp_path, TEXT)) == TEXT
+
+
+def test_compression_is_told_by_content_whatever_the_name(tmp_path, kind):
+    assert _read(_file(tmp_path, COMPRESSIONS[kind](TEXT))) == TEXT
+
+
+def test_every_member_is_read(tmp_path, kind):
+    member = COMPRESSIONS[kind](TEXT[: PIECE // 2])
+    assert _read(_file(tmp_path, member * 9)) == TEXT[: PIECE // 2] * 9
+
+
+def test_zeros_after_the_last_member_are_padding(tmp_path, kind):
+    assert _read(_file(tmp_path, COMPRESSIONS[kind](TEXT) + bytes(512))) == TEXT
+
+
+@pytest.mark.parametrize("left_out", [1, 9, 400])
+def test_cut_off_data_are_refused(tmp_path, kind, left_out):
+    with pytest.raises(FastaError, match=rf"file\.fasta: the {kind} data end before their end mark"):
+        _read(_file(tmp_path, COMPRESSIONS[kind](TEXT)[:-left_out]))
+
+
+@pytest.mark.parametrize("garbage", [b"g", b"garbage", b"garbage after the member\n" * 9])
+def test_bytes_after_the_last_member_are_refused(tmp_path, kind, garbage):
+    with pytest.raises(FastaError, match="are no further member"):
+        _read(_file(tmp_path, COMPRESSIONS[kind](TEXT) + garbage))
+
+
+@pytest.mark.parametrize("trailer", ["crc", "length"])
+def test_gzip_with_a_wrong_trailer_is_refused(tmp_path, trailer):
+    data = bytearray(gzip.compress(TEXT))
+    data[-8 if trailer == "crc" else -4] ^= 1
+    with pytest.raises(FastaError, match="gzip data are damaged"):
+        _read(_file(tmp_path, bytes(data)))
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(FastaError, match=r"nowhere\.fasta: no such file"):
+        _read(tmp_path / "nowhere.fasta")
+    with pytest.raises(FastaError, match="cannot be read"):
+        _read(tmp_path)
+
+
+def test_digest_is_of_the_bytes_on_disk(tmp_path):
+    digest = SourceDigest()
+    data = gzip.compress(TEXT, mtime=0)
+    list(read_decompressed(_file(tmp_path, data), digest=digest))
+    plain = SourceDigest()
+    plain.update(data)
+    assert (digest.num_bytes, digest.sha256) == (len(data), plain.sha256)
