@@ -1,0 +1,62 @@
+"""What the documents say is true of the tree and the program."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from proteinlm.cli.main import VERBS
+
+_FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each ``proteinlm`` command in the shell blocks of a document."""
+    for language, block in _FENCE.findall(text):
+        if language not in {"sh", "bash", "console", "shell"}:
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            typed = re.split(r"\s[|>&;]+\s|\s#\s", line.strip().removeprefix("$ "))[0]
+            words = shlex.split(typed) if re.search(r"(^|\s)proteinlm\s", typed) else []
+            if "proteinlm" in words:
+                yield words[words.index("proteinlm") + 1 :]
+
+
+def links(text: str) -> list[str]:
+    """Return where a document points to inside the tree."""
+    targets = _LINK.findall(_FENCE.sub("", text))
+    return [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
+
+
+def test_links_lead_to_files_that_exist(document: Path):
+    missing = [
+        target for target in links(document.read_text(encoding="utf-8")) if not (document.parent / target).exists()
+    ]
+    assert missing == []
+
+
+def test_commands_name_verbs_and_options_that_exist(document: Path, options_of: Callable[[str], set[str]]):
+    unknown = []
+    for verb, *words in commands(document.read_text(encoding="utf-8")):
+        known = options_of(verb) | {"-", "--", "--help", "-h"} if verb in VERBS else {"--help", "--version", "-h"}
+        typed = [] if verb in VERBS else [verb]
+        typed += [word.partition("=")[0] for word in words if re.match(r"-(\D|$)", word)]
+        unknown += [word for word in typed if word not in known]
+    assert unknown == []
+
+
+def test_documents_name_no_place_of_one_machine(document: Path):
+    places = re.findall(r"(?<![\w.])/(?:tmp|work|root|home)/\w+", document.read_text(encoding="utf-8"))
+    assert places == []
+
+
+def test_block_finder_reads_prompts_continuations_and_pipes():
+    text = "```console\n$ OMP=1 proteinlm embed a.fasta \\\n    -o x.h5 | head\nproteinlm inspect x\nread 3\n```\n"
+    assert list(commands(text)) == [["embed", "a.fasta", "-o", "x.h5"], ["inspect", "x"]]
+
+
+def test_link_finder_leaves_addresses_and_code_alone():
+    assert links("[a](b.md#c) [d](https://e.org) ![f](g.png) [h](#i)\n```\n[j](k)\n```\n") == ["b.md", "g.png"]
