@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from proteinlm.inference.embedding_run import EmbeddingReport, InputSurvey
     from proteinlm.inference.embeddings import EmbeddingConfig
 
-EPILOG = """Example: proteinlm embed sequences.fasta --checkpoint runs/first -o embeddings.h5 --include mean per_tok"""
+EPILOG = """\b
+Examples:
+  proteinlm embed sequences.fasta --checkpoint runs/first -o embeddings.h5
+  proteinlm embed sequences.fasta --checkpoint runs/first -o embeddings.h5 --include mean per_tok --resume
+"""
 
 
 @click.command(

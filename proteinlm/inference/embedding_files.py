@@ -90,8 +90,8 @@ def output_of(path: str, layout: Layout = "uniprot") -> Output:
     container: Container | None = SUFFIXES.get(Path(path).suffix.lower())
     if path.endswith("/") or Path(path).is_dir():
         container = "pt"
-    if container is None:
-        raise ConfigError(f"{path}: does not say which format; expected a name in .h5 or .npz, or a folder ending in /")
+    if container is None or Path(path).name in ("", ".."):
+        raise ConfigError(f"{path}: does not say which format; expected a name in .h5 or .npz, or NAME/ for a folder")
     return Output(Path(path), container, layout)
 
 

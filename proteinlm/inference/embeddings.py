@@ -238,7 +238,8 @@ class Embedder:
         message = f"{only.source}: '{only.identifier}' of {len(only.tokens):,} residues does not fit into memory"
         return [FailedSequence(only.identifier, only.index, len(only.tokens), UnavailableError(f"{message}: {reason}"))]
 
-    @torch.inference_mode()
+    # not inference_mode: random features drawn under it could not be used in training afterwards
+    @torch.no_grad()
     def _embed_together(self, batch: Sequence[EncodedSequence]) -> list[Outcome]:
         row = _pack(batch, has_bos=self.has_bos)
         device = self.pretrained.device
@@ -307,29 +308,30 @@ class _LayerReader:
         """Keep the asked kinds of a layer that is asked for."""
         if layer not in self._layers:
             return
-        hidden_TD = hidden_BLD[0]
-        for span, found in zip(self._spans, self.found, strict=True):
-            for kind in self._config.include:
-                found[kind][layer] = self._array(_take(kind, hidden_TD, span))
+        for kind in self._config.include:
+            for found, array in zip(self.found, self._arrays(kind, hidden_BLD[0]), strict=True):
+                # copy: a view would keep the whole batch alive for as long as one protein is
+                found[kind][layer] = array.copy()
 
     def attention(self, layer: int, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, out_BLHK: Tensor) -> None:
         """Look away: embeddings do not need the mechanism."""
 
-    def _array(self, values: Tensor) -> NDArray[numpy.floating]:
-        # copy: a view would keep the whole batch alive for as long as one protein is
-        return values.to(getattr(torch, self._config.dtype), copy=True).cpu().numpy()
+    def _arrays(self, kind: Kind, hidden_TD: Tensor) -> Iterable[NDArray[numpy.floating]]:
+        """Return the array of each protein, with one transfer from the device."""
+        match kind:
+            case "per_tok":
+                rows = self._to_numpy(hidden_TD)
+                return [rows[span] for span in self._spans]
+            case "bos":
+                return self._to_numpy(hidden_TD[[span.start - 1 for span in self._spans]])
+            case "mean":
+                # sum half precision in float32: a sum of float16 overflows at 65,504
+                dtype = torch.promote_types(hidden_TD.dtype, torch.float32)
+                return self._to_numpy(torch.stack([hidden_TD[span].mean(dim=0, dtype=dtype) for span in self._spans]))
 
-
-def _take(kind: Kind, hidden_TD: Tensor, span: slice) -> Tensor:
-    match kind:
-        case "per_tok":
-            return hidden_TD[span]
-        case "bos":
-            return hidden_TD[span.start - 1]
-        case "mean":
-            residues_LD = hidden_TD[span]
-            # sum half precision in float32: a sum of float16 overflows at 65,504
-            return residues_LD.mean(dim=0, dtype=torch.promote_types(residues_LD.dtype, torch.float32))
+    def _to_numpy(self, values: Tensor) -> NDArray[numpy.floating]:
+        array: NDArray[numpy.floating] = values.to(getattr(torch, self._config.dtype)).cpu().numpy()
+        return array
 
 
 def _resolve_layers(asked: Sequence[int], num_layers: int) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from proteinlm.errors import OutputError
 from proteinlm.inference.embeddings import Kind
+from proteinlm.outputs import file_beside
 
 JOURNAL_FILE = "journal.jsonl"
 SETTINGS_FILE = "settings.json"
@@ -162,7 +163,8 @@ class PartialResults:
             for name in (JOURNAL_FILE, RESIDUES_FILE, *(column.file_name for column in self.columns)):
                 (self.path / name).write_bytes(b"")
             # last: a folder without settings has nothing worth keeping
-            (self.path / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            with file_beside(self.path / SETTINGS_FILE) as partial:
+                partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
         return 0

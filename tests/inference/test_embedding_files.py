@@ -166,9 +166,10 @@ def test_several_layers_are_named(tmp_path: Path):
     assert write(tmp_path, "out.npz", *columns) == names
 
 
-def test_output_whose_name_says_no_format_is_refused():
-    with pytest.raises(ConfigError, match=r"out\.txt: does not say which format"):
-        output_of("out.txt")
+@pytest.mark.parametrize("path", ["out.txt", "out", ".", "../", "/"])
+def test_output_whose_name_says_no_format_is_refused(path: str):
+    with pytest.raises(ConfigError, match="does not say which format"):
+        output_of(path)
 
 
 def test_existing_folder_is_a_folder_of_pt_files(tmp_path: Path):

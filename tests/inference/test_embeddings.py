@@ -219,6 +219,13 @@ def test_embedding_keeps_no_memory_of_its_batch(pretrained: PretrainedModel, pro
     )
 
 
+def test_model_can_be_trained_after_it_has_embedded(checkpoint_of_each: Path):
+    model = proteinlm.load(checkpoint_of_each)
+    list(model.embed(["MKVLA"]))
+    model.model(torch.tensor([[0, 20, 15, 7, 2]])).sum().backward()
+    assert all(weight.grad is not None for weight in model.model.parameters())
+
+
 OUT_OF_MEMORY = """
 import resource, sys
 import torch
