@@ -64,7 +64,7 @@ def main() -> None:
     print("|---" * (len(columns) + 1) + "|")
     for norm, row in table.items():
         cells = [
-            f"**{row[c]:.2f}**" if c != "uniform" and row[c] < row["uniform"] else f"{row[c]:.2f}" for c in columns
+            f"**{row[c]:.3f}**" if c != "uniform" and row[c] < row["uniform"] else f"{row[c]:.3f}" for c in columns
         ]
         print(f"| {norm} | " + " | ".join(cells) + " |")
 
