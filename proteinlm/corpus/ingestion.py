@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from proteinlm import config as configuration
 from proteinlm.corpus import layout, manifest
 from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD, CorpusIndex
 from proteinlm.corpus.shard_writer import ShardWriter
-from proteinlm.corpus.splitting import Clusters, LeakCheck, SplittingConfig, read_clusters, split_of
+from proteinlm.corpus.splitting import Clusters, LeakCheck, Splitter, SplittingConfig, read_clusters
 from proteinlm.errors import FastaError
 from proteinlm.outputs import folder_beside
 from proteinlm.progress import SILENT, Progress
@@ -133,6 +134,7 @@ class _Builder:
         self._config = config
         self._clusters = clusters
         self._screen = Screen(config.screening)
+        self._splitter = Splitter(config.splitting)
         self._leaks = LeakCheck()
         self._substitutions: Counter[str] = Counter()
         self._num_unclustered = 0
@@ -147,9 +149,10 @@ class _Builder:
             return
         for note in verdict.noted:
             table.write(_row("noted", note, record))
-        self._substitutions.update(encoded.substitutions)
+        if encoded.substitutions:
+            self._substitutions.update(encoded.substitutions)
         representative = self._representative(record.identifier)
-        split = split_of(verdict.digest, representative, self._config.splitting)
+        split = self._splitter.split_of(verdict.digest, representative)
         self._leaks.watch(verdict.digest, representative, split)
         self._writers[split].add(record.identifier, encoded.tokens)
 
@@ -198,7 +201,7 @@ class _Builder:
 
 
 def _row(outcome: str, reason: str, record: FastaRecord) -> str:
-    return f"{outcome}\t{reason}\t{Path(record.source).name}\t{record.line}\t{record.identifier}\n"
+    return f"{outcome}\t{reason}\t{os.path.basename(record.source)}\t{record.line}\t{record.identifier}\n"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

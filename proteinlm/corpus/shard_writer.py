@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from proteinlm.sequence import VOCAB_SIZE, alphabet_digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_COUNTED_AT_ONCE = 1 << 18
 
 Datasets = dict[str, "NDArray[Any]"]
 
@@ -35,9 +38,9 @@ class ShardWriter:
 
     def _begin(self) -> None:
         self._tokens = bytearray()
-        self._offsets = [0]
+        self._offsets = array("q", [0])
         self._identifiers = bytearray()
-        self._identifier_offsets = [0]
+        self._identifier_offsets = array("q", [0])
 
     def add(self, identifier: str, tokens: NDArray[np.uint8]) -> None:
         """Append a sequence, uint8[L]; one longer than a shard gets a shard of its own."""
@@ -71,12 +74,20 @@ class ShardWriter:
         file = layout.shard_file(self._split, len(self._shards))
         sha256 = content_sha256(datasets)
         write_shard(self._folder / file, datasets, sha256=sha256)
-        self._token_counts += np.bincount(datasets[layout.TOKENS_DATASET], minlength=VOCAB_SIZE)
+        self._token_counts += _token_counts(datasets[layout.TOKENS_DATASET])
         entry = ShardEntry(
             file=file, num_sequences=len(self._offsets) - 1, num_residues=len(self._tokens), sha256=sha256
         )
         self._shards.append(entry)
         self._begin()
+
+
+def _token_counts(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
+    counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
+    # bincount turns its input into int64: eight times the memory of a whole shard
+    for start in range(0, len(tokens), _COUNTED_AT_ONCE):
+        counts += np.bincount(tokens[start : start + _COUNTED_AT_ONCE], minlength=VOCAB_SIZE)
+    return counts
 
 
 def content_sha256(datasets: Datasets) -> str:

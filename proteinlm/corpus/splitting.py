@@ -10,11 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import xxhash
+
 from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD, LeakEntry
 from proteinlm.errors import ManifestError
 from proteinlm.randomness import stream_key
 from proteinlm.sequence.compression import SourceDigest, read_decompressed
 
+# how many values a 64-bit hash has
+_HASHES = 2.0**64
+_hash = xxhash.xxh3_64_intdigest
 _HEADER = ["representative", "member"]
 
 
@@ -67,27 +72,30 @@ def read_clusters(path: Path) -> Clusters:
     return Clusters(representatives, digest)
 
 
-def split_of(digest: bytes, representative: str | None, config: SplittingConfig) -> str:
-    """Return the split of a protein.
+class Splitter:
+    """Tells the split of a protein by keyed 64-bit hashes.
 
     Whole clusters go to ``validation_ood`` by the hash of their representative; of the others,
     proteins go to ``validation_iid`` by the hash of their sequence, so that equal sequences stay
     together.
-
-    Args:
-        digest: of the tokens of the sequence.
-        representative: of its cluster, or None where that is not known.
     """
-    if representative is not None and _share_below(config.seed, VALIDATION_OOD, representative) < config.ood_share:
-        return VALIDATION_OOD
-    if _share_below(config.seed, VALIDATION_IID, digest.hex()) < config.validation_share:
-        return VALIDATION_IID
-    return TRAIN
 
+    def __init__(self, config: SplittingConfig) -> None:
+        self._ood_seed = stream_key(config.seed, "split", VALIDATION_OOD)
+        self._iid_seed = stream_key(config.seed, "split", VALIDATION_IID)
+        self._ood_below = config.ood_share * _HASHES
+        self._iid_below = config.validation_share * _HASHES
 
-def _share_below(seed: int, split: str, name: str) -> float:
-    """Return a number in [0, 1) that ``name`` always gets, uniform over names."""
-    return stream_key(seed, "split", split, name) / 2**63
+    def split_of(self, digest: bytes, representative: str | None) -> str:
+        """Return the split of a protein.
+
+        Args:
+            digest: of the tokens of its sequence.
+            representative: of its cluster, or None where that is not known.
+        """
+        if representative is not None and _hash(representative.encode(), self._ood_seed) < self._ood_below:
+            return VALIDATION_OOD
+        return VALIDATION_IID if _hash(digest, self._iid_seed) < self._iid_below else TRAIN
 
 
 @dataclass(slots=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import xxhash
+
 from proteinlm.sequence.fasta import FastaRecord, accession
 
 if TYPE_CHECKING:
@@ -81,13 +83,12 @@ class Screen:
 
     def judge(self, record: FastaRecord, tokens: NDArray[np.uint8]) -> Verdict:
         """Return whether to keep ``record``; ``tokens`` are its residues, encoded."""
-        import xxhash
-
         digest = xxhash.xxh3_128_digest(tokens.data)
         dropped = self._reason_to_drop(record.residues, digest)
         noted = () if dropped else self._notes(record, digest)
         self._num_read += 1
-        self._noted.update(noted)
+        if noted:
+            self._noted.update(noted)
         if dropped:
             self._dropped[dropped] += 1
         return Verdict(dropped, noted, digest)
@@ -114,8 +115,6 @@ class Screen:
         return None
 
     def _notes(self, record: FastaRecord, digest: bytes) -> tuple[str, ...]:
-        import xxhash
-
         name = xxhash.xxh3_128_digest(accession(record.identifier).encode())
         noted = []
         if name in self._identifiers:
@@ -131,10 +130,12 @@ class Screen:
 
 def looks_like_nucleotides(residues: bytes) -> bool:
     """Say whether a sequence of 30 or more letters is nearly all A, C, G, T, U and N."""
-    if len(residues) < _NUCLEOTIDE_MIN_LENGTH:
-        return False
     # most proteins are told by their first letters
-    return all(
-        len(part.translate(None, _NUCLEOTIDE_LETTERS)) <= (1 - _NUCLEOTIDE_SHARE) * len(part)
-        for part in (residues[:_NUCLEOTIDE_MIN_LENGTH], residues)
-    )
+    head = residues[:_NUCLEOTIDE_MIN_LENGTH]
+    if len(head) < _NUCLEOTIDE_MIN_LENGTH or _num_other_letters(head) > _NUCLEOTIDE_MIN_LENGTH // 10:
+        return False
+    return _num_other_letters(residues) <= (1 - _NUCLEOTIDE_SHARE) * len(residues)
+
+
+def _num_other_letters(residues: bytes) -> int:
+    return len(residues.translate(None, _NUCLEOTIDE_LETTERS))

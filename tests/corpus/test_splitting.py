@@ -9,36 +9,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proteinlm.corpus.splitting import LeakCheck, SplittingConfig, read_clusters, split_of
+from proteinlm.corpus.splitting import LeakCheck, Splitter, SplittingConfig, read_clusters
 from proteinlm.errors import ManifestError
 
-CONFIG = SplittingConfig(validation_share=0.1, ood_share=0.2, seed=3)
+SPLITTER = Splitter(SplittingConfig(validation_share=0.1, ood_share=0.2, seed=3))
 digests = st.binary(min_size=16, max_size=16)
 
 
 @given(st.lists(digests, min_size=1), st.text(min_size=1))
 def test_a_held_out_cluster_is_held_out_whole(members, representative):
-    splits = {split_of(digest, representative, CONFIG) for digest in members}
+    splits = {SPLITTER.split_of(digest, representative) for digest in members}
     assert splits == {"validation_ood"} or "validation_ood" not in splits
 
 
 @given(digests)
 def test_without_a_cluster_nothing_is_held_out_as_ood(digest):
-    assert split_of(digest, None, CONFIG) != "validation_ood"
+    assert SPLITTER.split_of(digest, None) != "validation_ood"
 
 
 @pytest.mark.parametrize(("split", "share"), [("validation_ood", 0.2), ("validation_iid", 0.8 * 0.1)])
 def test_shares_are_as_asked(split, share):
     num = 20_000
-    found = sum(split_of(n.to_bytes(16, "big"), str(n), CONFIG) == split for n in range(num))
+    found = sum(SPLITTER.split_of(n.to_bytes(16, "big"), str(n)) == split for n in range(num))
     # binomial: five standard deviations
     assert abs(found - num * share) < 5 * math.sqrt(num * share * (1 - share))
 
 
 def test_another_seed_draws_another_split():
     splits = [
-        [split_of(n.to_bytes(16, "big"), None, SplittingConfig(validation_share=0.5, seed=seed)) for n in range(64)]
-        for seed in (0, 1)
+        [splitter.split_of(n.to_bytes(16, "big"), None) for n in range(64)]
+        for splitter in (Splitter(SplittingConfig(validation_share=0.5, seed=seed)) for seed in (0, 1))
     ]
     assert splits[0] != splits[1]
 
