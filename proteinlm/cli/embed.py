@@ -37,7 +37,7 @@ Examples:
     cls=SpaceSeparatedOption,
     type=click.Choice(["mean", "per_tok", "bos", "contacts"]),
     default=["mean"],
-    show_default="mean",
+    show_default=True,
     metavar="[mean|per_tok|bos|contacts]...",
     help="What to write: mean over the residues, one row a residue, the start token.",
 )
@@ -46,7 +46,7 @@ Examples:
     cls=SpaceSeparatedOption,
     type=int,
     default=[-1],
-    show_default="-1",
+    show_default=True,
     metavar="INTEGER...",
     help="Layers, 0 (embedding) to the last, or negative from the end.",
 )
@@ -117,10 +117,10 @@ def _run(output: Output, config: EmbeddingConfig, options: dict[str, Any]) -> Em
     if output.container == "pt" and output.layout == "flat":
         note("--layout has no effect on a folder of .pt files")
     paths = options["sequences"]
+    pretrained = load(options["checkpoint"], device=options["device"])
     # standard input can be read only once
     found = None if "-" in paths else survey(paths, on_error=options["on_error"], progress=TerminalProgress())
     _say_found(found)
-    pretrained = load(options["checkpoint"], device=options["device"])
     return embed_to_files(
         pretrained,
         read_fasta(paths),
@@ -154,7 +154,7 @@ def _say(report: EmbeddingReport) -> None:
     speed = (report.num_residues - report.num_residues_resumed) / max(report.seconds, 1e-9)
     note(
         f"embedded {report.num_sequences:,} sequences, {report.num_residues:,} residues "
-        f"in {report.seconds:,.1f} s ({speed:,.0f} residues/s)"
+        f"in {report.seconds:,.1f} s on {report.device} ({speed:,.0f} residues/s)"
     )
     for file in report.files:
         layers = ", ".join(map(str, file.layers))

@@ -73,6 +73,7 @@ class EmbeddingReport:
         num_beyond_window: proteins longer than the windows the model was trained on.
         substitutions: what was replaced, by kind.
         seconds: of this run, from the first batch to the last.
+        device: where the model ran.
     """
 
     num_sequences: int
@@ -86,6 +87,7 @@ class EmbeddingReport:
     num_beyond_window: int
     substitutions: dict[str, int]
     seconds: float
+    device: str
     files: list[WrittenFile]
     failed_path: Path | None
 
@@ -315,6 +317,7 @@ def _report(
         num_beyond_window=counts["beyond window"],
         substitutions=dict(substitutions),
         seconds=seconds,
+        device=str(pretrained.device),
         files=files,
         failed_path=output.failed_path if num_failed else None,
     )
