@@ -43,7 +43,7 @@ def test_table_becomes_its_dataclass():
 
 
 def test_dataclass_survives_the_way_through_a_table():
-    parsed = Outer(seed=4, model=Inner(attention=FavorConfig(num_random_features=8, redraw_interval=None)))
+    parsed = Outer(seed=4, model=Inner(attention=FavorConfig(num_random_features=8, redraw_interval=0)))
     assert config.parse(Outer, config.to_table(parsed), source="x") == parsed
 
 

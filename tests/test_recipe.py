@@ -91,3 +91,23 @@ def test_unknown_mechanism_is_refused_by_name(run, tiny_corpus):
 def test_folder_without_checkpoint_is_refused(tmp_path, tiny_corpus):
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         evaluate_checkpoint(tmp_path, tiny_corpus)
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_takes_a_step(path, tiny_corpus, tmp_path):
+    small = [
+        "packing.window_length=256",
+        "model.num_layers=1",
+        "model.hidden_size=32",
+        "model.num_heads=2",
+        "model.feed_forward_size=32",
+        "schedule.num_steps=1",
+        "schedule.warmup_steps=0",
+        "training.windows_per_step=2",
+        "training.windows_per_micro_batch=1",
+        "validation.num_proteins=4",
+        "engine.kind=local",
+        "engine.precision=float32",
+    ]
+    result = train(load_recipe(path, small), tiny_corpus, tmp_path / "run", recipe_folder=path.parent)
+    assert result.progress.step == 1

@@ -31,7 +31,7 @@ class FavorConfig:
     num_random_features: int = 256  # width M of a feature vector; "hyperbolic" makes two of each row
     feature_map: FeatureMap = "positive"
     projection: Projection = "orthogonal"
-    redraw_interval: int | None = 1000  # optimiser steps; None keeps the first draw
+    redraw_interval: int = 1000  # optimiser steps; 0 keeps the first draw
     implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
@@ -39,8 +39,8 @@ class FavorConfig:
             raise ValueError(f"num_random_features is {self.num_random_features}; expected 1 or more")
         if self.feature_map == "hyperbolic" and self.num_random_features % 2:
             raise ValueError(f"num_random_features is {self.num_random_features}; expected an even number (hyperbolic)")
-        if self.redraw_interval is not None and self.redraw_interval < 1:
-            raise ValueError(f"redraw_interval is {self.redraw_interval}; expected 1 or more, or none")
+        if self.redraw_interval < 0:
+            raise ValueError(f"redraw_interval is {self.redraw_interval}; expected 1 or more, or 0 for never")
 
     @property
     def num_rows(self) -> int:
@@ -71,7 +71,7 @@ class FavorAttention(Attention):
 
     def set_step(self, step: int) -> None:
         """Use the draw of optimiser step ``step``: number step // redraw_interval."""
-        self.redraw_index = 0 if self.config.redraw_interval is None else step // self.config.redraw_interval
+        self.redraw_index = step // self.config.redraw_interval if self.config.redraw_interval else 0
 
     def rows(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the rows in use, one for each feature, as rows_MK."""

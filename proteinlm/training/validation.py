@@ -22,15 +22,15 @@ class ValidationConfig:
 
     # optimiser steps between two validations; the first and the last step are always validated
     interval: int = 1_000
-    # proteins of each split, drawn once; None takes all
-    num_proteins: int | None = 2_000
+    # proteins of each split, drawn once; 0 takes all
+    num_proteins: int = 2_000
     # share of the residues of each protein that are hidden, all of them shown as <mask>
     rate: float = 0.15
 
     def __post_init__(self) -> None:
-        if self.interval < 1 or (self.num_proteins is not None and self.num_proteins < 1):
+        if self.interval < 1 or self.num_proteins < 0:
             raise ValueError(
-                f"interval is {self.interval} and num_proteins {self.num_proteins}; expected 1 or more of each"
+                f"interval is {self.interval} and num_proteins {self.num_proteins}; expected 1 or more, and 0 or more"
             )
         if not 0 < self.rate < 1:
             raise ValueError(f"rate is {self.rate}; expected a share between 0 and 1")
@@ -60,7 +60,7 @@ class ValidationResult:
 def choose_proteins(proteins: Proteins, config: ValidationConfig, *, seed: int, split: str) -> MaskedProteins:
     """Return the proteins of a split that are evaluated, drawn by (seed, split), in their own order."""
     chosen = numpy.arange(len(proteins))
-    if config.num_proteins is not None and config.num_proteins < len(proteins):
+    if 0 < config.num_proteins < len(proteins):
         drawn = stream(seed, "validation", split).choice(chosen, size=config.num_proteins, replace=False)
         chosen = numpy.sort(drawn)
     return MaskedProteins(proteins, seed=seed, rate=config.rate, chosen=chosen)

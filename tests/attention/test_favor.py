@@ -36,7 +36,7 @@ def test_going_back_to_a_step_brings_its_rows_back():
 
 
 def test_without_an_interval_the_first_draw_stays():
-    attention = build(redraw_interval=None)
+    attention = build(redraw_interval=0)
     first = attention.rows()
     attention.set_step(10**6)
     assert torch.equal(attention.rows(), first)
@@ -80,7 +80,7 @@ def test_hyperbolic_features_come_in_pairs_of_opposite_rows():
     [
         ({"num_random_features": 0}, "num_random_features is 0; expected 1 or more"),
         ({"num_random_features": 7, "feature_map": "hyperbolic"}, "num_random_features is 7; expected an even number"),
-        ({"redraw_interval": 0}, "redraw_interval is 0; expected 1 or more"),
+        ({"redraw_interval": -1}, "redraw_interval is -1; expected 1 or more, or 0"),
     ],
     ids=["no features", "odd hyperbolic", "no interval"],
 )

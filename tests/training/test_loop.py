@@ -93,7 +93,7 @@ def test_signal_ends_the_step_and_saves(recipe, tiny_corpus, tmp_path):
 def test_training_learns(recipe, tiny_corpus, tmp_path):
     settings = recipe(
         schedule={"num_steps": 60, "warmup_steps": 5},
-        validation={"interval": 60, "num_proteins": None},
+        validation={"interval": 60, "num_proteins": 0},
         optimiser={"learning_rate": 1e-2},
     )
     result = train(settings, tiny_corpus, tmp_path / "run")
