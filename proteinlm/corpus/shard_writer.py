@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from proteinlm.corpus import layout
 from proteinlm.corpus.layout import ShardEntry, SplitEntry
+from proteinlm.errors import OutputError
 from proteinlm.sequence import VOCAB_SIZE, alphabet_digest
 
 if TYPE_CHECKING:
@@ -99,13 +101,22 @@ def content_sha256(datasets: Datasets) -> str:
 
 
 def write_shard(path: Path, datasets: Datasets, *, sha256: str) -> None:
-    """Write contiguous, uncompressed datasets and the attributes that tell what they are."""
+    """Write contiguous, uncompressed datasets and the attributes that tell what they are.
+
+    Raises:
+        OutputError: if the disk is full or the file cannot be written for another reason.
+    """
     import h5py
 
-    with h5py.File(path, "w", track_order=False) as file:
-        file.attrs["format_version"] = layout.FORMAT_VERSION
-        file.attrs["alphabet"] = alphabet_digest()
-        file.attrs["sha256"] = sha256
-        for name, values in datasets.items():
-            # without times the same sequences give the same bytes
-            file.create_dataset(name, data=values, track_times=False)
+    try:
+        with h5py.File(path, "w") as file:
+            file.attrs["format_version"] = layout.FORMAT_VERSION
+            file.attrs["alphabet"] = alphabet_digest()
+            file.attrs["sha256"] = sha256
+            for name, values in datasets.items():
+                # without times the same sequences give the same bytes
+                file.create_dataset(name, data=values, track_times=False)
+    except (OSError, RuntimeError) as error:
+        # HDF5 tells of a full disk in either, with the reason inside a long text
+        found = re.search(r"error message = '([^']+)'", str(error))
+        raise OutputError(f"{path.name}: cannot be written ({found[1] if found else error})") from error

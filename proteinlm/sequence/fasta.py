@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
@@ -275,7 +276,7 @@ class _Parser:
         assert found is not None
         if found[0] == b">":
             self._refuse(line, "'>' inside a sequence line; was a file without a last line end joined to another?")
-        shown = _decoded(text[found.start() : found.start() + 4])[0]
+        shown = _first_character(text[found.start() :])
         name = f"'{shown}'" if shown.isascii() and shown.isprintable() else f"character U+{ord(shown):04X}"
         context = text[max(0, found.start() - 5) : found.start()].decode("ascii")
         place = f" after '{context}'" if context else ""
@@ -315,6 +316,13 @@ def _with_line_feeds(text: bytes) -> bytes:
 
 def _is_comment(line: bytes) -> bool:
     return line.startswith((b";", b"#", b"!"))
+
+
+def _first_character(text: bytes) -> str:
+    for size in range(1, 5):
+        with suppress(UnicodeDecodeError):
+            return text[:size].decode()
+    return text[:1].decode("latin-1")
 
 
 def _decoded(text: bytes) -> str:

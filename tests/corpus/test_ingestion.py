@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import lzma
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,15 @@ def test_existing_output_is_left_alone(tmp_path):
     with pytest.raises(OutputError, match="already exists"):
         ingest([FILES / "gaps.fasta"], tmp_path / "corpus")
     assert (tmp_path / "corpus" / "corpus.json").read_bytes() == before
+
+
+def test_a_full_disk_is_an_error_that_leaves_no_output(sample_manifest, tmp_path):
+    # a limit on the size of files stands for the end of the disk
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"train-00000\.h5: cannot be written \(File too large\)"):
+            ingest_manifest(sample_manifest, tmp_path / "corpus")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []

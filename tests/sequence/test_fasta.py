@@ -154,6 +154,20 @@ def test_strict_reading_takes_stops_at_the_end(tmp_path):
     assert record.residues == b"MKX"
 
 
+@pytest.mark.parametrize(
+    ("residues", "shown"),
+    [
+        (b"MK?T", "'?' after 'MK'"),
+        ("Mé€T".encode(), r"character U\+00E9 after 'M'"),
+        (b"\xe9MK", r"character U\+00E9 is"),
+    ],
+    ids=["ascii", "UTF-8", "Latin-1"],
+)
+def test_a_character_that_is_no_residue_is_shown_as_what_it_is(tmp_path, residues, shown):
+    with pytest.raises(FastaError, match=shown):
+        list(read_fasta([_write(tmp_path, b">first\n" + residues + b"\n")]))
+
+
 def test_refusal_comes_before_a_file_of_one_endless_line_is_read():
     def pieces():
         yield b'{"results": '
