@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import proteinlm
 from proteinlm import config
 from proteinlm.attention import AttentionConfig
@@ -22,6 +20,7 @@ from proteinlm.batches.packing import PackingConfig
 from proteinlm.corpus import Corpus, open_corpus
 from proteinlm.errors import ConfigError, OutputError
 from proteinlm.inference.evaluation import MaskedProteins, evaluate, unigram_score
+from proteinlm.inference.pretrained import device_named
 from proteinlm.model import MaskedLM, ModelConfig, load_checkpoint, save_checkpoint
 from proteinlm.model.checkpoint import CHECKPOINT_FOLDER
 from proteinlm.outputs import file_beside
@@ -293,15 +292,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def device_named(name: str) -> torch.device:
-    """Return a torch device by name.
-
-    Raises:
-        ConfigError: if torch knows no such device here.
-    """
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device '{name}' cannot be used here ({error}); try --device cpu") from error

@@ -43,8 +43,8 @@ class LazyGroup(click.Group):
 
 
 def _both_spellings(name: str) -> str:
-    # users of other tools type --repr_layers where we say --repr-layers
-    return name.replace("_", "-") if name.startswith("--") else name
+    # users of other tools type --repr_layers where we say --repr-layers; names come here without their dashes
+    return name.replace("_", "-")
 
 
 @click.command(

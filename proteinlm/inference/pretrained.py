@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from proteinlm.errors import ConfigError, UnavailableError
-from proteinlm.model.checkpoint import load_checkpoint
+from proteinlm.errors import CheckpointError, ConfigError, UnavailableError
+from proteinlm.model.checkpoint import Checkpoint, load_checkpoint
 from proteinlm.model.masked_lm import MaskedLM
 from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence.alphabet import alphabet_digest
 
 if TYPE_CHECKING:
     from proteinlm.inference.embeddings import EmbeddingConfig, SequenceEmbedding, SequenceLike
@@ -106,13 +107,20 @@ def load(
     >>> model.step
     1000
     """
-    target, kind = _device(device), _dtype(dtype)
+    target, kind = device_named(device), _dtype(dtype)
     checkpoint = load_checkpoint(Path(path))
+    _check_alphabet(checkpoint)
     model = checkpoint.model.to(device=target, dtype=kind).eval()
     return PretrainedModel(model, checkpoint.recipe, checkpoint.step, checkpoint.path)
 
 
-def _device(name: str | torch.device) -> torch.device:
+def device_named(name: str | torch.device) -> torch.device:
+    """Return a torch device by name; "auto" is the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: if there is no such kind of device.
+        UnavailableError: if this machine has none.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -124,6 +132,15 @@ def _device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UnavailableError(f"device '{name}' is not on this machine; use 'cpu'") from error
     return device
+
+
+def _check_alphabet(checkpoint: Checkpoint) -> None:
+    written = checkpoint.metadata.get("alphabet", alphabet_digest())
+    if written != alphabet_digest():
+        raise CheckpointError(
+            f"{checkpoint.path}: was trained with alphabet {written}, but this proteinlm has {alphabet_digest()}; "
+            "use the version that trained it"
+        )
 
 
 def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:

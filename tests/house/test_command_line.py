@@ -68,3 +68,8 @@ def test_exit_code_is_1_on_an_error_with_a_reason(tmp_path, capsys):
 @pytest.mark.parametrize("words", [["embbed"], ["embed"], ["embed", "x.fasta", "--nonsense"]], ids=" ".join)
 def test_exit_code_is_2_on_wrong_usage(words: list[str]):
     assert exit_code(*words) == 2
+
+
+def test_options_may_be_typed_with_underscores(capsys):
+    assert exit_code("embed", "x", "--checkpoint", "c", "-o", "o.h5", "--toks_per_batch", "0") == 2
+    assert "not in the range" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import torch
 import proteinlm
 from proteinlm.errors import CheckpointError, ConfigError, UnavailableError
 from proteinlm.inference import pretrained
+from proteinlm.model import save_checkpoint
 
 
 def test_root_of_the_package_serves_load():
@@ -70,3 +71,10 @@ def test_absent_device_is_unavailable(checkpoint: Path):
 def test_unknown_dtype_is_a_config_error(checkpoint: Path):
     with pytest.raises(ConfigError, match="expected one of float16, bfloat16"):
         proteinlm.load(checkpoint, dtype="fp16")
+
+
+def test_checkpoint_of_another_alphabet_is_refused(checkpoint: Path, tmp_path: Path):
+    model = proteinlm.load(checkpoint).model
+    save_checkpoint(tmp_path / "other", model, {}, step=1, metadata={"alphabet": "0123456789abcdef"})
+    with pytest.raises(CheckpointError, match="was trained with alphabet 0123456789abcdef"):
+        proteinlm.load(tmp_path / "other")
