@@ -51,19 +51,27 @@ def folder_beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: if ``path`` exists and is not to be replaced, or cannot be written.
     """
-    if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(f"{path}: already exists and is not empty; name another output or remove it first")
+    if not replace:
+        _refuse_full(path)
     _make_parent(path)
     partial = _beside(path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
         yield partial
+        if not replace:
+            # somebody else may have filled it meanwhile
+            _refuse_full(path)
         _put_in_place(partial, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_full(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputError(f"{path}: already exists and is not empty; name another output or remove it first")
 
 
 def _put_in_place(partial: Path, path: Path) -> None:

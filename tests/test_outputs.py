@@ -37,6 +37,19 @@ def test_full_folder_is_not_overwritten(tmp_path):
         pass
 
 
+def _fill_meanwhile(path):
+    with folder_beside(path) as folder:
+        (folder / "late").write_text("y")
+        path.mkdir()
+        (path / "early").write_text("x")
+
+
+def test_folder_filled_by_another_meanwhile_is_not_overwritten(tmp_path):
+    with pytest.raises(OutputError, match="already exists and is not empty"):
+        _fill_meanwhile(tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "early"]
+
+
 def test_replaced_folder_holds_only_the_new_files(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("x")

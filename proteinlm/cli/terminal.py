@@ -24,40 +24,73 @@ class TerminalProgress:
     """A ``Progress`` that draws a bar on a terminal and writes a line now and then in a log."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
+        self._display: _Bar | _Log | None = None
 
     def start(self, task: str, total: int | None, unit: str) -> None:
-        """Draw an empty bar."""
-        from tqdm import tqdm
-
-        is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            desc=task,
-            unit=unit if len(unit) == 1 else f" {unit}",
-            unit_scale=True,
-            file=sys.stderr,
-            dynamic_ncols=is_terminal,
-            mininterval=0.2 if is_terminal else LOG_INTERVAL,
-            maxinterval=10.0 if is_terminal else LOG_INTERVAL,
-            leave=True,
-        )
+        """Begin to show a task."""
+        self._display = _Bar(task, total, unit) if sys.stderr.isatty() else _Log(task, total, unit)
 
     def advance(self, amount: int, **figures: str) -> None:
-        """Move the bar and show the figures behind it."""
-        if self._bar is not None:
-            if figures:
-                self._bar.set_postfix(figures, refresh=False)
-            self._bar.update(amount)
+        """Show that the task has moved on, and the figures behind it."""
+        if self._display is not None:
+            self._display.advance(amount, figures)
 
     def finish(self) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None
+        """End the display of the task."""
+        if self._display is not None:
+            self._display.finish()
+        self._display = None
+
+
+class _Bar:
+    """A bar on a terminal."""
+
+    def __init__(self, task: str, total: int | None, unit: str) -> None:
+        from tqdm import tqdm
+
+        shown = unit if len(unit) == 1 else f" {unit}"
+        self._bar: tqdm[Any] = tqdm(
+            total=total, desc=task, unit=shown, unit_scale=True, file=sys.stderr, dynamic_ncols=True, mininterval=0.2
+        )
+
+    def advance(self, amount: int, figures: dict[str, str]) -> None:
+        if figures:
+            self._bar.set_postfix(figures, refresh=False)
+        self._bar.update(amount)
+
+    def finish(self) -> None:
+        self._bar.close()
+
+
+class _Log:
+    """Lines at intervals, where nobody watches a bar; short tasks write none."""
+
+    def __init__(self, task: str, total: int | None, unit: str) -> None:
+        self._task, self._total, self._unit = task, total, unit
+        self._done = 0
+        self._start = self._last = time.perf_counter()
+
+    def advance(self, amount: int, figures: dict[str, str]) -> None:
+        self._done += amount
+        now = time.perf_counter()
+        if now - self._last < LOG_INTERVAL:
+            return
+        self._last = now
+        of_total = "" if self._total is None else f" of {self._total:,}"
+        parts = [f"{self._task}: {self._done:,}{of_total} {self._unit}", f"{seconds(self._start)} so far"]
+        if self._total and self._done:
+            left = (now - self._start) * (self._total - self._done) / self._done
+            parts.append(f"about {_said(left)} left")
+        note(", ".join([*parts, *(f"{name} {value}" for name, value in figures.items())]))
+
+    def finish(self) -> None:
+        pass
 
 
 def seconds(start: float) -> str:
     """Return the time since ``start`` (of ``time.perf_counter``) as people say it."""
-    elapsed = time.perf_counter() - start
+    return _said(time.perf_counter() - start)
+
+
+def _said(elapsed: float) -> str:
     return f"{elapsed:.1f} s" if elapsed < 60 else f"{int(elapsed // 60)} min {int(elapsed % 60):02d} s"
