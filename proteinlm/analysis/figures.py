@@ -34,6 +34,8 @@ INK, QUIET = "#1c2430", "#6b7480"
 DOTS_PER_INCH = 144
 # bytes from which a picture gets a palette of 256 colours
 LARGEST_PICTURE = 400_000
+# numbers of features that fit below a panel
+MOST_LABELS = 7
 # cells of a layer x head grid up to which each carries its number
 MOST_LABELLED_CELLS = 160
 _STYLE = {
@@ -153,8 +155,10 @@ def error_by_features(report: ComparisonReport) -> Figure:
         axes.set_title(name)
         axes.set_ylabel(label)
     for axes, errors in zip(panels[:2], values[:2], strict=True):
-        _square_root_law(axes, report, by_features(errors))
         _log_scale(axes.yaxis)
+        limits = axes.get_ylim()
+        _square_root_law(axes, report, by_features(errors))
+        axes.set_ylim(limits)
     panels[2].set_ylim(0, 1)
     panels[2].lines[-1].set_label("uniform attention (chance)")
     for axes in panels:
@@ -165,7 +169,7 @@ def error_by_features(report: ComparisonReport) -> Figure:
 def _feature_axis(axes: Any, report: ComparisonReport) -> None:
     features = sorted(report.settings.num_random_features)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(features))
+    axes.xaxis.set_major_locator(FixedLocator(features[:: -(-len(features) // MOST_LABELS)]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("random features m")
@@ -174,8 +178,10 @@ def _feature_axis(axes: Any, report: ComparisonReport) -> None:
 def _log_scale(axis: Any) -> None:
     axis.axes.set_yscale("log")
     low, high = axis.get_view_interval()
-    is_narrow = high / low < 30
-    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 3, 5, 7) if is_narrow else (1, 2, 5)))
+    if high / low < 4:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 3, 5, 7) if high / low < 30 else (1, 2, 5)))
     axis.set_minor_formatter(NullFormatter())
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
@@ -197,6 +203,8 @@ def _error_band(axes: Any, report: ComparisonReport, values_PNHFR: Figures) -> N
 
 def _square_root_law(axes: Any, report: ComparisonReport, errors_F: Figures) -> None:
     features, order = _sorted_features(report)
+    if len(features) < 2:
+        return
     last = errors_F[order][-1]
     guide = [last * (m / features[-1]) ** -0.5 for m in features]
     axes.plot(features, guide, color=QUIET, linestyle="--", linewidth=1.2, label="∝ m$^{-1/2}$")

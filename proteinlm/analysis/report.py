@@ -93,7 +93,7 @@ def render_html(report: ComparisonReport, pictures: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, share=share, accuracy=accuracy, tied=_tied)
+    environment.filters.update(number=number, share=share, accuracy=accuracy, slope=slope, tied=_tied)
     template = importlib.resources.files("proteinlm.analysis").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     column = report.settings.num_random_features.index(report.shown_features)
     shown = [
@@ -132,12 +132,19 @@ def share(value: float) -> str:
     """Return a figure of the order of 1 with three decimals, so that a column lines up; a dash for none."""
     if not math.isfinite(value):
         return "–"
+    if value > 99:
+        return ">99"
     return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def accuracy(value: float) -> str:
     """Return a share of right answers in percent with one decimal; a dash for none."""
     return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def slope(value: float) -> str:
+    """Return an exponent with two decimals; a dash for none."""
+    return "–" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 
 def _tied(text: str) -> str:

@@ -125,9 +125,12 @@ def _about_flatness(entropy_share: float, uniform: float, report: ComparisonRepo
             f": this model's attention is nearly flat, uniform attention is only {percent(uniform)} from it, "
             "and a small error says little"
         )
+    norms = f"Queries and keys meet with a mean |q + k|² of {sum_norm:.2f} (scaled by 1/√K), for which"
+    if not deviation < 1:
+        return f"{flatness}. {norms} {report.shown_features} independent features say nothing of a single kernel value."
     return (
-        f"{flatness}. Queries and keys meet with a mean |q + k|² of {sum_norm:.2f} (scaled by 1/√K), for which "
-        f"{report.shown_features} independent features estimate one kernel value to within {percent(deviation)}."
+        f"{flatness}. {norms} {report.shown_features} independent features estimate one kernel value to within "
+        f"{percent(deviation)}."
     )
 
 

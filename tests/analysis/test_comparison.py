@@ -266,3 +266,9 @@ def test_uniform_attention_of_flat_maps_is_no_error(save_run, proteins, tmp_path
     # float32 weights of 1/L are rounded by at most 2^-24 of themselves
     assert mean(flat.maps.uniform_total_variation_PNH) < 1e-6
     assert reach_verdict(flat).entropy_share == pytest.approx(1, abs=1e-6)
+
+
+def test_verdict_says_when_features_say_nothing(report):
+    large = dataclasses.replace(report.maps, kernel_deviation_PNH=np.full_like(report.maps.kernel_deviation_PNH, 1e9))
+    sentences = reach_verdict(dataclasses.replace(report, maps=large)).sentences
+    assert "say nothing of a single kernel value" in sentences[2]

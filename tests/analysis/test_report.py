@@ -223,7 +223,8 @@ def test_numbers_have_three_digits_and_no_powers_of_ten(value, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0.000"), (0.0001, "<0.001"), (1.6062, "1.606"), (math.inf, "–"), (math.nan, "–")]
+    ("value", "text"),
+    [(0.0, "0.000"), (0.0001, "<0.001"), (1.6062, "1.606"), (1e9, ">99"), (math.inf, "–"), (math.nan, "–")],
 )
 def test_shares_have_three_decimals(value, text):
     assert share(value) == text
