@@ -17,7 +17,7 @@ proteinlm train pipelines/quickstart.toml --corpus "$folder/corpus" --output "$f
 
 rm -rf "$folder/embeddings.h5" "$folder/embeddings.per_tok.h5" "$folder/report"
 proteinlm embed "$queries" --checkpoint "$folder/run" -o "$folder/embeddings.h5" --include mean per_tok
-proteinlm compare "$queries" --checkpoint "$folder/run" -o "$folder/report" --max-sequences 8
+proteinlm compare "$queries" --checkpoint "$folder/run" -o "$folder/report" --max-sequences 6
 
 echo "embeddings: $folder/embeddings.h5 and $folder/embeddings.per_tok.h5"
 echo "report:     $folder/report/report.html"

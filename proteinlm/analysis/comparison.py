@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import json
 import math
 import platform
 from collections import Counter
@@ -37,7 +36,7 @@ from proteinlm.batches.packing import Context, PackingConfig
 from proteinlm.config import to_table
 from proteinlm.errors import ConfigError, FastaError
 from proteinlm.inference.pretrained import PretrainedModel, load
-from proteinlm.model.checkpoint import RECIPE_FILE, WEIGHTS_FILE
+from proteinlm.model.checkpoint import WEIGHTS_FILE
 from proteinlm.progress import SILENT, Progress
 from proteinlm.randomness import stream_key
 from proteinlm.sequence.alphabet import encode
@@ -79,20 +78,19 @@ def compare_checkpoint(
     tokens = [encode(record.residues).tokens for record in chosen]
     encoded = EncodedProteins([record.identifier for record in chosen], tokens)
     packing = whole_protein_packing(_trained_packing(pretrained), encoded)
-    metadata = _read_metadata(pretrained.path)
     with torch.inference_mode():
         trunks = trunk_room.build_trunks(pretrained.model, settings)
         windows = [trunk_room.protein_window(one, packing.context, pretrained.device) for one in tokens]
         maps, hidden = _measure_proteins(trunks, windows, proteins, settings, progress)
         masked = evaluate_trunks(
-            trunks, encoded, packing, settings, token_counts=metadata.get(TOKEN_COUNTS), progress=progress
+            trunks, encoded, packing, settings, token_counts=pretrained.metadata.get(TOKEN_COUNTS), progress=progress
         )
         shown = _shown_features(pretrained, settings)
         examples = _examples(trunks, windows, proteins, maps, settings, shown)
     own = trunk_room.favor_settings(pretrained.model)
     return ComparisonReport(
         settings=settings,
-        provenance=_provenance(pretrained, chosen, metadata),
+        provenance=_provenance(pretrained, chosen),
         trained_attention=to_table(pretrained.model.config.attention),
         feature_map=own.feature_map,
         projection=own.projection,
@@ -243,15 +241,7 @@ def _trained_packing(pretrained: PretrainedModel) -> PackingConfig:
     )
 
 
-def _read_metadata(checkpoint: Path) -> dict[str, Any]:
-    # the loader has checked the file
-    metadata: dict[str, Any] = json.loads((checkpoint / RECIPE_FILE).read_text(encoding="utf-8"))["metadata"]
-    return metadata
-
-
-def _provenance(
-    pretrained: PretrainedModel, chosen: Sequence[FastaRecord], metadata: Mapping[str, Any]
-) -> dict[str, Any]:
+def _provenance(pretrained: PretrainedModel, chosen: Sequence[FastaRecord]) -> dict[str, Any]:
     with (pretrained.path / WEIGHTS_FILE).open("rb") as weights:
         weights_digest = hashlib.file_digest(weights, "sha256").hexdigest()
     model = pretrained.model
@@ -259,7 +249,7 @@ def _provenance(
         "checkpoint": str(pretrained.path),
         "step": pretrained.step,
         "weights_sha256": weights_digest,
-        "checkpoint_metadata": {key: value for key, value in metadata.items() if key != TOKEN_COUNTS},
+        "checkpoint_metadata": {key: value for key, value in pretrained.metadata.items() if key != TOKEN_COUNTS},
         "model": to_table(model.config),
         "num_parameters": sum(weight.numel() for weight in model.parameters()),
         "context": pretrained.context,

@@ -30,12 +30,14 @@ class PretrainedModel:
         recipe: the resolved recipe of the run, as a table.
         step: optimiser steps taken.
         path: the checkpoint folder.
+        metadata: versions, digests and counts saved with the weights.
     """
 
     model: MaskedLM
     recipe: dict[str, Any]
     step: int
     path: Path
+    metadata: dict[str, Any]
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +113,7 @@ def load(
     checkpoint = load_checkpoint(Path(path))
     _check_alphabet(checkpoint)
     model = checkpoint.model.to(device=target, dtype=kind).eval()
-    return PretrainedModel(model, checkpoint.recipe, checkpoint.step, checkpoint.path)
+    return PretrainedModel(model, checkpoint.recipe, checkpoint.step, checkpoint.path, checkpoint.metadata)
 
 
 def device_named(name: str | torch.device) -> torch.device:
