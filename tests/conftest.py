@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+# tensors here are small: a second thread would mostly wait, and wait long where the machine is busy
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
