@@ -12,8 +12,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Somebody who wants to hear how far a piece of work is."""
 
-    def start(self, task: str, total: int | None, unit: str) -> None:
-        """Announce ``task`` of ``total`` units (None: not known beforehand)."""
+    def start(self, task: str, total: int | None, unit: str, done: int = 0) -> None:
+        """Announce ``task`` of ``total`` units (None: not known beforehand), ``done`` of them before now."""
 
     def advance(self, amount: int, **figures: str) -> None:
         """Say that ``amount`` more units are done, with named figures such as the loss."""
@@ -25,7 +25,7 @@ class Progress(Protocol):
 class SilentProgress:
     """A ``Progress`` that says nothing."""
 
-    def start(self, task: str, total: int | None, unit: str) -> None:
+    def start(self, task: str, total: int | None, unit: str, done: int = 0) -> None:
         """Ignore the announcement."""
 
     def advance(self, amount: int, **figures: str) -> None:

@@ -18,10 +18,10 @@ from proteinlm.batches.loader import BatchLoader
 from proteinlm.batches.masking import MaskingConfig
 from proteinlm.batches.packing import PackingConfig
 from proteinlm.corpus import Corpus, open_corpus
-from proteinlm.errors import ConfigError, OutputError
+from proteinlm.errors import CheckpointError, ConfigError, OutputError
 from proteinlm.inference.evaluation import MaskedProteins, evaluate, unigram_score
-from proteinlm.inference.pretrained import device_named
-from proteinlm.model import MaskedLM, ModelConfig, load_checkpoint, save_checkpoint
+from proteinlm.inference.pretrained import load
+from proteinlm.model import MaskedLM, ModelConfig, save_checkpoint
 from proteinlm.model.checkpoint import CHECKPOINT_FOLDER
 from proteinlm.outputs import file_beside
 from proteinlm.progress import SILENT, Progress
@@ -29,17 +29,18 @@ from proteinlm.sequence.alphabet import VOCAB_SIZE, alphabet_digest
 from proteinlm.training.engine import build_engine
 from proteinlm.training.interface import EngineConfig, TrainingEngine
 from proteinlm.training.journal import Journal
-from proteinlm.training.loop import STATE_FOLDER, RunProgress, RunResult, TrainingConfig, TrainingLoop
+from proteinlm.training.loop import RunProgress, RunResult, TrainingConfig, TrainingLoop
 from proteinlm.training.objective import MaskedLMObjective
 from proteinlm.training.optimiser import OptimiserConfig, ScheduleConfig
+from proteinlm.training.states import STATE_FOLDER, has_state, newest_tag, read_progress
 from proteinlm.training.validation import ValidationConfig, ValidationResult, choose_proteins
 
-RECIPE_FILE = "recipe.json"
+RUN_FILE = "run.json"
 TRAINING_SPLIT = "train"
 
 # settings that may differ when a run goes on: they change no step that was taken
 _MAY_CHANGE = (
-    "engine.",
+    "engine.deepspeed_config",
     "training.log_interval",
     "training.checkpoint_interval",
     "training.keep_states",
@@ -96,7 +97,7 @@ def train(
     Args:
         recipe: all settings.
         corpus_path: a corpus made by ``proteinlm ingest``.
-        folder: of the run; holds recipe.json, metrics.jsonl, training_state/ and checkpoint/.
+        folder: of the run; holds run.json, metrics.jsonl, training_state/ and checkpoint/.
         resume: go on from the newest training state.
         recipe_folder: where paths in the recipe begin.
         progress: is told of every step.
@@ -120,13 +121,31 @@ def train(
         windows_per_step=recipe.training.windows_per_step,
         folder=recipe_folder,
     )
-    start = RunProgress.from_table(engine.load_state(folder / STATE_FOLDER)) if resume else RunProgress()
+    # a run that was cut off before its first state begins again
+    can_go_on = resume and has_state(folder / STATE_FOLDER)
+    start = _load_state(recipe, engine, folder / STATE_FOLDER) if can_go_on else RunProgress()
     journal = _open_journal(folder, about, start) if engine.rank == 0 else None
     try:
         return _loop(recipe, corpus, folder, engine, journal, start, about, progress).run()
     finally:
         if journal is not None:
             journal.close()
+
+
+def _state_identity(recipe: Recipe, engine: TrainingEngine) -> dict[str, Any]:
+    """Return what must be the same for a training state to be loaded again."""
+    return {"kind": recipe.engine.kind, "zero_stage": recipe.engine.zero_stage, "processes": engine.world_size}
+
+
+def _load_state(recipe: Recipe, engine: TrainingEngine, folder: Path) -> RunProgress:
+    saved, identity = read_progress(folder), _state_identity(recipe, engine)
+    if saved["identity"] != identity:
+        was, now = (
+            ", ".join(f"{name} {value}" for name, value in each.items()) for each in (saved["identity"], identity)
+        )
+        raise ConfigError(f"{folder}: was saved with {was}, and this run has {now}; resume as the run began")
+    engine.load_state(folder / newest_tag(folder))
+    return RunProgress.from_table(saved["progress"], rank=engine.rank)
 
 
 def _loop(
@@ -172,6 +191,7 @@ def _loop(
         token_counts=_vocabulary_counts(corpus, VOCAB_SIZE),
         folder=folder,
         export=export,
+        identity=_state_identity(recipe, engine),
         journal=journal,
         report=progress if engine.rank == 0 else SILENT,
         progress=start,
@@ -184,9 +204,23 @@ def validation_splits(corpus: Corpus, settings: ValidationConfig, *, seed: int) 
     return {name: choose_proteins(corpus.sequences(name), settings, seed=seed, split=name) for name in names}
 
 
+@dataclass(frozen=True)
+class CheckpointScores:
+    """Scores of a checkpoint on the validation splits of a corpus.
+
+    Attributes:
+        results: split by split.
+        is_training_corpus: the corpus is the one the checkpoint was trained on; where it is not, its
+            validation proteins may have been trained on.
+    """
+
+    results: list[ValidationResult]
+    is_training_corpus: bool
+
+
 def evaluate_checkpoint(
     path: Path, corpus_path: Path, *, attention: Sequence[str] = (), device: str = "cpu"
-) -> list[ValidationResult]:
+) -> CheckpointScores:
     """Score a checkpoint on every validation split, by the validation settings of its own recipe.
 
     Args:
@@ -194,22 +228,32 @@ def evaluate_checkpoint(
         corpus_path: a corpus made by ``proteinlm ingest``.
         attention: assignments such as ``kind=softmax``, to run the same weights with another mechanism.
         device: to run on.
+
+    Raises:
+        CheckpointError: if there is no whole checkpoint, or it does not say what it was trained on.
     """
-    checkpoint = load_checkpoint(path)
-    recipe = config.parse(Recipe, checkpoint.recipe, source=str(checkpoint.path))
-    model = checkpoint.model.to(device_named(device))
+    pretrained = load(path, device)
+    recipe = config.parse(Recipe, pretrained.recipe, source=str(pretrained.path))
+    counts = pretrained.metadata.get("training_token_counts")
+    if counts is None:
+        raise CheckpointError(f"{pretrained.path}: does not hold the residue counts of its training corpus")
+    model = pretrained.model
     if attention:
-        table = {"attention": config.override(config.to_table(recipe.model.attention), attention)}
-        if table["attention"]["kind"] != recipe.model.attention.kind:
-            table = {"attention": config.override({}, attention)}
-        model = model.with_attention(config.parse(AttentionChoice, table, source="--set").attention)
+        model = model.with_attention(_chosen_attention(recipe.model.attention, attention))
     corpus = open_corpus(corpus_path)
-    counts = checkpoint.metadata["training_token_counts"]
     results = []
     for name, masked in validation_splits(corpus, recipe.validation, seed=recipe.seed).items():
         score, target_counts = evaluate(model, masked, recipe.packing)
         results.append(ValidationResult(name, score, unigram_score(counts, target_counts)))
-    return results
+    return CheckpointScores(results, pretrained.metadata.get("corpus") == corpus.digest)
+
+
+def _chosen_attention(own: AttentionConfig, assignments: Sequence[str]) -> AttentionConfig:
+    table = config.override(config.to_table(own), assignments)
+    if table["kind"] != own.kind:
+        # settings of one kind mean nothing to another
+        table = config.override({}, assignments)
+    return config.parse(AttentionChoice, {"attention": table}, source="--set").attention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,14 +286,14 @@ def _vocabulary_counts(corpus: Corpus, vocab_size: int) -> list[int]:
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
-    if not resume and (folder / RECIPE_FILE).exists():
+    if not resume and (folder / RUN_FILE).exists():
         raise OutputError(f"{folder}: already holds a run; go on with it by --resume, or name another folder")
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder}: already exists and is not empty; name another folder for the run")
 
 
 def _check_same_run(folder: Path, about: dict[str, Any]) -> None:
-    path = folder / RECIPE_FILE
+    path = folder / RUN_FILE
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -272,7 +316,13 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _open_journal(folder: Path, about: dict[str, Any], start: RunProgress) -> Journal:
-    with file_beside(folder / RECIPE_FILE) as partial:
+    path = folder / RUN_FILE
+    if path.exists():
+        # what the run began with stays, and what it goes on with is added
+        before = json.loads(path.read_text(encoding="utf-8"))
+        resumed = [*before.get("resumed", []), {"step": start.step, **about}]
+        about = {**before, "recipe": about["recipe"], "resumed": resumed}
+    with file_beside(path) as partial:
         partial.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return Journal(folder, step=start.step)
 
@@ -286,9 +336,16 @@ def _is_installed(name: str) -> bool:
 
 
 def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Return the commit of the source tree, marked where it was changed; None if this is no source tree."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit, changes = (
+            subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True).stdout
+            for command in commands
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return commit.strip() + ("-changed" if changes.strip() else "")

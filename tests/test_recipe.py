@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest
 from proteinlm.errors import CheckpointError, ConfigError
 from proteinlm.recipe import evaluate_checkpoint, load_recipe, train
 
@@ -50,7 +53,7 @@ def run(tiny_corpus, tmp_path_factory):
         hidden_size = 32
         num_heads = 2
         feed_forward_size = 32
-        attention = { kind = "favor", num_random_features = 16 }
+        attention = { kind = "favor", num_random_features = 16, redraw_interval = 1 }
         [schedule]
         num_steps = 3
         warmup_steps = 1
@@ -66,7 +69,9 @@ def run(tiny_corpus, tmp_path_factory):
 
 def test_evaluating_the_checkpoint_repeats_the_last_validation(run, tiny_corpus):
     folder, result = run
-    again = evaluate_checkpoint(folder, tiny_corpus)
+    scores = evaluate_checkpoint(folder, tiny_corpus)
+    again = scores.results
+    assert scores.is_training_corpus
     assert [score.split for score in again] == [score.split for score in result.validation]
     for ours, theirs in zip(again, result.validation, strict=True):
         assert ours.model.num_targets == theirs.model.num_targets
@@ -76,9 +81,9 @@ def test_evaluating_the_checkpoint_repeats_the_last_validation(run, tiny_corpus)
 
 def test_same_weights_are_evaluated_with_another_mechanism(run, tiny_corpus):
     folder, _ = run
-    favor = evaluate_checkpoint(folder, tiny_corpus)[0].model
-    exact = evaluate_checkpoint(folder, tiny_corpus, attention=["kind=softmax"])[0].model
-    more = evaluate_checkpoint(folder, tiny_corpus, attention=["num_random_features=512"])[0].model
+    favor = evaluate_checkpoint(folder, tiny_corpus).results[0].model
+    exact = evaluate_checkpoint(folder, tiny_corpus, attention=["kind=softmax"]).results[0].model
+    more = evaluate_checkpoint(folder, tiny_corpus, attention=["num_random_features=512"]).results[0].model
     assert len({favor.loss, exact.loss, more.loss}) == 3
     assert favor.num_targets == exact.num_targets == more.num_targets
 
@@ -88,11 +93,29 @@ def test_unknown_mechanism_is_refused_by_name(run, tiny_corpus):
         evaluate_checkpoint(run[0], tiny_corpus, attention=["kind=softmx"])
 
 
+def test_another_corpus_is_noticed(run, sample, tmp_path):
+    other = tmp_path / "other"
+    settings = IngestionConfig(splitting=SplittingConfig(validation_share=0.1))
+    ingest([sample / "uniprotkb_queries.fasta.xz"], other, config=settings)
+    assert not evaluate_checkpoint(run[0], other).is_training_corpus
+
+
+def test_checkpoint_without_counts_is_refused(run, tiny_corpus, tmp_path):
+    shutil.copytree(run[0] / "checkpoint", tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "recipe.json"
+    about = json.loads(path.read_text())
+    del about["metadata"]["training_token_counts"]
+    path.write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="does not hold the residue counts"):
+        evaluate_checkpoint(tmp_path, tiny_corpus)
+
+
 def test_folder_without_checkpoint_is_refused(tmp_path, tiny_corpus):
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         evaluate_checkpoint(tmp_path, tiny_corpus)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_takes_a_step(path, tiny_corpus, tmp_path):
     small = [
@@ -106,8 +129,6 @@ def test_every_recipe_of_the_project_takes_a_step(path, tiny_corpus, tmp_path):
         "training.windows_per_step=2",
         "training.windows_per_micro_batch=1",
         "validation.num_proteins=4",
-        "engine.kind=local",
-        "engine.precision=float32",
     ]
     result = train(load_recipe(path, small), tiny_corpus, tmp_path / "run", recipe_folder=path.parent)
     assert result.progress.step == 1

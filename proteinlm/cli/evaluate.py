@@ -30,11 +30,13 @@ def command(checkpoint: Path, corpus: Path, assignments: tuple[str, ...], device
     from proteinlm.recipe import evaluate_checkpoint
 
     note(f"evaluating {checkpoint} on {corpus}")
-    results = evaluate_checkpoint(checkpoint, corpus, attention=assignments, device=device)
+    scores = evaluate_checkpoint(checkpoint, corpus, attention=assignments, device=device)
+    if not scores.is_training_corpus:
+        note("the checkpoint was trained on another corpus: proteins that are validated here may have been trained on")
     if as_json:
-        click.echo(json.dumps([result.figures() for result in results], indent=2))
+        click.echo(json.dumps([result.figures() for result in scores.results], indent=2))
         return
-    for score in results:
+    for score in scores.results:
         click.echo(
             f"{score.split}: perplexity {score.model.perplexity:.3f} (unigram {score.unigram.perplexity:.3f}), "
             f"accuracy {score.model.accuracy:.2%} (unigram {score.unigram.accuracy:.2%}), "

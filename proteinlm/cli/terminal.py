@@ -26,9 +26,10 @@ class TerminalProgress:
     def __init__(self) -> None:
         self._display: _Bar | _Log | None = None
 
-    def start(self, task: str, total: int | None, unit: str) -> None:
-        """Begin to show a task."""
-        self._display = _Bar(task, total, unit) if sys.stderr.isatty() else _Log(task, total, unit)
+    def start(self, task: str, total: int | None, unit: str, done: int = 0) -> None:
+        """Begin to show a task, ``done`` units of which were done before."""
+        display = _Bar if sys.stderr.isatty() else _Log
+        self._display = display(task, total, unit, done)
 
     def advance(self, amount: int, **figures: str) -> None:
         """Show that the task has moved on, and the figures behind it."""
@@ -45,12 +46,19 @@ class TerminalProgress:
 class _Bar:
     """A bar on a terminal."""
 
-    def __init__(self, task: str, total: int | None, unit: str) -> None:
+    def __init__(self, task: str, total: int | None, unit: str, done: int) -> None:
         from tqdm import tqdm
 
         shown = unit if len(unit) == 1 else f" {unit}"
         self._bar: tqdm[Any] = tqdm(
-            total=total, desc=task, unit=shown, unit_scale=True, file=sys.stderr, dynamic_ncols=True, mininterval=0.2
+            total=total,
+            initial=done,
+            desc=task,
+            unit=shown,
+            unit_scale=True,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            mininterval=0.2,
         )
 
     def advance(self, amount: int, figures: dict[str, str]) -> None:
@@ -65,9 +73,9 @@ class _Bar:
 class _Log:
     """Lines at intervals, where nobody watches a bar; short tasks write none."""
 
-    def __init__(self, task: str, total: int | None, unit: str) -> None:
+    def __init__(self, task: str, total: int | None, unit: str, done: int) -> None:
         self._task, self._total, self._unit = task, total, unit
-        self._done = 0
+        self._before = self._done = done
         self._start = self._last = time.perf_counter()
 
     def advance(self, amount: int, figures: dict[str, str]) -> None:
@@ -78,8 +86,8 @@ class _Log:
         self._last = now
         of_total = "" if self._total is None else f" of {self._total:,}"
         parts = [f"{self._task}: {self._done:,}{of_total} {self._unit}", f"{seconds(self._start)} so far"]
-        if self._total and self._done:
-            left = (now - self._start) * (self._total - self._done) / self._done
+        if self._total and self._done > self._before:
+            left = (now - self._start) * (self._total - self._done) / (self._done - self._before)
             parts.append(f"about {_said(left)} left")
         note(", ".join([*parts, *(f"{name} {value}" for name, value in figures.items())]))
 

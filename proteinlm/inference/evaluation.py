@@ -8,18 +8,19 @@ protein only, so that models, steps and mechanisms answer the same questions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from proteinlm.batches.loader import MaskedBatch, collate
 from proteinlm.batches.masking import NOT_CHOSEN, evaluation_choice, targets_at
-from proteinlm.batches.packing import PackingConfig, build_window, plan_windows
+from proteinlm.batches.packing import PackingConfig, WindowPlan, build_window, plan_windows
 from proteinlm.model import MaskedLM
 from proteinlm.randomness import stream
 from proteinlm.sequence.alphabet import MASK, VOCAB_SIZE
@@ -100,19 +101,32 @@ class MaskedProteins:
         is_hidden = evaluation_choice(residues, rate=self._rate, generator=generator)
         return numpy.where(is_hidden, numpy.uint8(MASK), residues)
 
-    def batches(self, packing: PackingConfig, *, windows_per_batch: int = 1) -> Iterator[MaskedBatch]:
-        """Yield the proteins as windows, in the order in which they stand."""
+    def batches(
+        self, packing: PackingConfig, *, windows_per_batch: int = 1, rank: int = 0, world_size: int = 1
+    ) -> Iterator[tuple[MaskedBatch, bool]]:
+        """Yield one process's part of the windows, in the order in which the proteins stand.
+
+        Every process gets as many batches as any other, since a model that is parted between
+        processes waits for all of them. Beside each batch stands whether it counts; those that fill
+        up the last round do not.
+        """
         plan = plan_windows(self.lengths, packing)
+        num_batches = -(-plan.num_windows // windows_per_batch)
+        for first in range(0, num_batches, world_size):
+            counts = first + rank < num_batches
+            begin = (first + rank if counts else first) * windows_per_batch
+            numbers = range(begin, min(begin + windows_per_batch, plan.num_windows))
+            yield self._batch(plan, numbers), counts
+
+    def _batch(self, plan: WindowPlan, numbers: range) -> MaskedBatch:
         originals = _Originals(self)
-        for first in range(0, plan.num_windows, windows_per_batch):
-            numbers = range(first, min(first + windows_per_batch, plan.num_windows))
-            shown = [build_window(plan, number, self) for number in numbers]
-            asked = [build_window(plan, number, originals).tokens for number in numbers]
-            targets = [
-                targets_at((window.tokens == MASK) & (tokens != MASK), tokens)
-                for window, tokens in zip(shown, asked, strict=True)
-            ]
-            yield collate(shown, [window.tokens for window in shown], targets)
+        shown = [build_window(plan, number, self) for number in numbers]
+        asked = [build_window(plan, number, originals).tokens for number in numbers]
+        targets = [
+            targets_at((window.tokens == MASK) & (tokens != MASK), tokens)
+            for window, tokens in zip(shown, asked, strict=True)
+        ]
+        return collate(shown, [window.tokens for window in shown], targets)
 
 
 class _Originals:
@@ -128,19 +142,35 @@ class _Originals:
         return self._masked.original(index)
 
 
-class ScoreSum:
-    """Adds up the answers of batches to a ``MaskedScore``."""
+def masked_loss(
+    model: MaskedLM, batch: MaskedBatch, *, dropout_keys_B: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy in nats over a batch's targets, and the number of right answers.
 
-    def __init__(self) -> None:
-        self.loss = 0.0
-        self.num_correct = 0
-        self.target_counts = numpy.zeros(VOCAB_SIZE, dtype=numpy.int64)
+    Logits are computed at the targets only, and the loss in float32 or better.
+    """
+    hidden_BLD = model.encode(
+        batch.tokens_BL,
+        positions_BL=batch.positions_BL,
+        key_mask_BL=batch.key_mask_BL,
+        cu_seqlens=batch.cu_seqlens,
+        dropout_keys_B=dropout_keys_B,
+    )
+    is_target_BL = batch.targets_BL != NOT_CHOSEN
+    targets = batch.targets_BL[is_target_BL]
+    logits = model.head(hidden_BLD[is_target_BL])
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    loss = functional.cross_entropy(logits, targets, reduction="sum")
+    return loss, (logits.argmax(dim=-1) == targets).sum()
 
-    def add(self, loss: float, num_correct: int, target_counts: NDArray[numpy.int64]) -> None:
-        """Add a batch: summed loss in nats, right answers, and how often each residue was asked for."""
-        self.loss += loss
-        self.num_correct += num_correct
-        self.target_counts += target_counts
+
+@dataclass
+class AnswerSum:
+    """Answers added up: loss in nats, right answers, and how often each residue was asked for."""
+
+    loss: float
+    num_correct: int
+    target_counts: NDArray[numpy.int64]
 
     def score(self) -> MaskedScore:
         """Return the figures over everything added."""
@@ -148,23 +178,27 @@ class ScoreSum:
         return MaskedScore(count, self.loss / max(1, count), self.num_correct / max(1, count))
 
 
-@torch.inference_mode()
-def answer(model: MaskedLM, batch: MaskedBatch) -> tuple[float, int, NDArray[numpy.int64]]:
-    """Return a batch's summed loss in nats, its right answers, and the counts of its targets by residue."""
-    is_target_BL = batch.targets_BL != NOT_CHOSEN
-    targets = batch.targets_BL[is_target_BL]
-    hidden_BLD = model.encode(
-        batch.tokens_BL,
-        positions_BL=batch.positions_BL,
-        key_mask_BL=batch.key_mask_BL,
-        cu_seqlens=batch.cu_seqlens,
-    )
-    logits = model.head(hidden_BLD[is_target_BL]).float()
-    loss = functional.cross_entropy(logits, targets, reduction="sum")
-    counts = torch.bincount(targets, minlength=VOCAB_SIZE).cpu().numpy()
-    return float(loss), int((logits.argmax(dim=-1) == targets).sum()), counts
+def add_answers(
+    batches: Iterable[tuple[MaskedBatch, bool]], answer: Callable[[MaskedBatch], tuple[Tensor, Tensor]]
+) -> AnswerSum:
+    """Return the sums of what ``answer`` says of the batches that count.
+
+    Args:
+        batches: of ``MaskedProteins.batches``.
+        answer: gives a batch's summed loss and right answers; asked for every batch.
+    """
+    total = AnswerSum(0.0, 0, numpy.zeros(VOCAB_SIZE, dtype=numpy.int64))
+    for batch, counts in batches:
+        loss, num_correct = answer(batch)
+        if counts:
+            total.loss += float(loss)
+            total.num_correct += int(num_correct)
+            targets = batch.targets_BL[batch.targets_BL != NOT_CHOSEN].numpy()
+            total.target_counts += numpy.bincount(targets, minlength=VOCAB_SIZE)
+    return total
 
 
+@torch.no_grad()
 def evaluate(
     model: MaskedLM, masked: MaskedProteins, packing: PackingConfig, *, windows_per_batch: int = 1
 ) -> tuple[MaskedScore, NDArray[numpy.int64]]:
@@ -178,11 +212,10 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    total = ScoreSum()
+    device = next(model.parameters()).device
     try:
-        device = next(model.parameters()).device
-        for batch in masked.batches(packing, windows_per_batch=windows_per_batch):
-            total.add(*answer(model, batch.to(device)))
+        batches = masked.batches(packing, windows_per_batch=windows_per_batch)
+        total = add_answers(batches, lambda batch: masked_loss(model, batch.to(device)))
     finally:
         model.train(was_training)
     return total.score(), total.target_counts

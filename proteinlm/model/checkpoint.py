@@ -33,7 +33,7 @@ class Checkpoint:
 
     Attributes:
         path: the checkpoint folder.
-        model: in evaluation mode, on the CPU, with its mechanisms set to ``step``.
+        model: in evaluation mode, on the CPU, with the random features of the last step taken.
         recipe: the resolved recipe of the run, as a table.
         step: optimiser steps taken.
         metadata: versions, alphabet digest, corpus digest, and the like.
@@ -96,7 +96,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     settings = config.parse(ModelConfig, recipe["model"], source=f"{source}: model")
     model = MaskedLM(settings, seed=recipe["seed"], draw_weights=False)
     _fill(model, folder / WEIGHTS_FILE)
-    model.set_step(about["step"])
+    # the draw that the weights were trained with last
+    model.set_step(max(0, about["step"] - 1))
     return Checkpoint(folder, model.eval(), recipe, about["step"], about["metadata"])
 
 

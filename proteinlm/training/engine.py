@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,6 @@ from proteinlm.training.interface import EngineConfig, StepResult, TrainingEngin
 from proteinlm.training.local_engine import LocalEngine
 from proteinlm.training.objective import MaskedLMObjective
 from proteinlm.training.optimiser import OptimiserConfig, build_optimiser, set_learning_rate
-from proteinlm.training.states import newest_tag
 
 # keys of a DeepSpeed JSON that the recipe decides
 _DECIDED = (
@@ -56,30 +56,43 @@ class DeepSpeedEngine:
         self.device = _join_processes(deepspeed)
         self.rank = distributed.get_rank()
         self.world_size = distributed.get_world_size()
-        self._precision = settings.precision
+        self._zero_stage = settings.zero_stage
         accumulation = windows_per_step // (micro_batch * self.world_size)
         self.objective = objective
-        with contextlib.redirect_stdout(sys.stderr):
-            self._engine, self._optimiser, _, _ = deepspeed.initialize(
-                model=objective.to(self.device),
-                optimizer=build_optimiser(objective.named_parameters(), optimiser),
-                config=deepspeed_settings(
-                    settings, optimiser, micro_batch=micro_batch, accumulation=accumulation, extra=extra
-                ),
-            )
+        table = deepspeed_settings(settings, optimiser, micro_batch=micro_batch, accumulation=accumulation, extra=extra)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                self._engine, self._optimiser, _, _ = deepspeed.initialize(
+                    model=objective.to(self.device),
+                    optimizer=build_optimiser(objective.named_parameters(), optimiser),
+                    config=table,
+                )
+        except (ValueError, AssertionError, RuntimeError) as error:
+            raise ConfigError(f"engine: DeepSpeed refuses these settings here: {error}") from error
 
     def step(self, batches: Sequence[MaskedBatch], *, num_targets: int, learning_rate: float) -> StepResult:
         """Take one optimiser step on the mean loss over ``num_targets`` targets of all processes."""
         set_learning_rate(self._optimiser, learning_rate)
         loss_sum, num_correct = 0.0, 0
+        skipped_before = self._engine.skipped_steps
         for batch in batches:
             loss, correct = self._engine(batch.to(self.device))
             # DeepSpeed averages gradients over processes: undo that, and leave accumulation to us
             self._engine.backward(loss * (self.world_size / num_targets), scale_wrt_gas=False)
+            # taken here, because without ZeRO nobody keeps it through the step
+            norm = self._plain_norm()
             self._engine.step()
             loss_sum += loss.item()
             num_correct += int(correct)
-        return StepResult(loss_sum, num_correct, float(self._engine.get_global_grad_norm() or 0.0))
+        known = self._engine.get_global_grad_norm()
+        was_skipped = self._engine.skipped_steps > skipped_before
+        return StepResult(loss_sum, num_correct, norm if known is None else float(known), was_skipped)
+
+    def _plain_norm(self) -> float:
+        if self._zero_stage > 0 or not self._engine.is_gradient_accumulation_boundary():
+            return math.nan
+        gradients = [weight.grad for weight in self.objective.parameters() if weight.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
 
     @torch.no_grad()
     def evaluate(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
@@ -103,20 +116,24 @@ class DeepSpeedEngine:
             weights[name] = (weight if full is None else full).detach().cpu().clone()
         return weights
 
-    def save_state(self, folder: Path, tag: str, progress: Mapping[str, Any]) -> None:
-        """Write a training state to ``folder/tag`` and make it the newest; every process must call it."""
+    def save_state(self, folder: Path) -> None:
+        """Write weights and optimiser state into a folder; every process must call it."""
         with contextlib.redirect_stdout(sys.stderr):
-            self._engine.save_checkpoint(str(folder), tag=tag, client_state={"progress": dict(progress)})
+            self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
 
-    def load_state(self, folder: Path) -> dict[str, Any]:
-        """Load the newest training state and return the progress saved with it."""
-        tag = newest_tag(folder)
-        with contextlib.redirect_stdout(sys.stderr):
-            path, client = self._engine.load_checkpoint(str(folder), tag=tag)
+    def load_state(self, folder: Path) -> None:
+        """Load what ``save_state`` wrote; every process must call it.
+
+        Raises:
+            CheckpointError: if it is damaged or of another model.
+        """
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                path, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        except (OSError, RuntimeError, KeyError, ValueError, AssertionError) as error:
+            raise CheckpointError(f"{folder}: cannot be loaded as the state of this model ({error})") from error
         if path is None:
-            raise CheckpointError(f"{folder / tag}: is no training state that DeepSpeed can load")
-        progress: dict[str, Any] = client["progress"]
-        return progress
+            raise CheckpointError(f"{folder}: is no training state that DeepSpeed can load")
 
 
 def deepspeed_settings(

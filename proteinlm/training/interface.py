@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ class EngineConfig:
     # a DeepSpeed JSON for everything else, relative to the recipe
     deepspeed_config: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.zero_stage == 0 and self.precision != "float32":
+            raise ValueError(
+                f"zero_stage is 0 with {self.precision}; expected 1 to 3, where the float32 weights can be exported"
+            )
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -33,12 +39,14 @@ class StepResult:
     Attributes:
         loss: summed over this process's targets, in nats.
         num_correct: right answers on this process.
-        gradient_norm: of the global gradient, before clipping.
+        gradient_norm: of the global gradient, before clipping; infinite or NaN where it overflowed.
+        was_skipped: the gradient was not finite, so the weights are what they were.
     """
 
     loss: float
     num_correct: int
     gradient_norm: float
+    was_skipped: bool
 
 
 class TrainingEngine(Protocol):
@@ -56,13 +64,13 @@ class TrainingEngine(Protocol):
         """Return what the objective says of a batch, without gradients."""
 
     def sum_over_processes(self, values: Sequence[float]) -> list[float]:
-        """Return the sums of ``values`` over all processes."""
+        """Return the sums of ``values`` over all processes, when all have come here."""
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the model's weights by name, whole and in the highest precision that there is."""
+        """Return the model's weights by name, whole and in float32; every process must call it."""
 
-    def save_state(self, folder: Path, tag: str, progress: Mapping[str, Any]) -> None:
-        """Write a training state from which a run goes on."""
+    def save_state(self, folder: Path) -> None:
+        """Write weights and optimiser state into a folder; every process must call it."""
 
-    def load_state(self, folder: Path) -> dict[str, Any]:
-        """Load the newest training state and return the progress saved with it."""
+    def load_state(self, folder: Path) -> None:
+        """Load what ``save_state`` wrote; every process must call it."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+from proteinlm.errors import CheckpointError
 from proteinlm.outputs import file_beside
 
 METRICS_FILE = "metrics.jsonl"
@@ -13,13 +15,19 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a metrics file, leaving out a last line that was cut by a kill."""
+    """Return the entries of a metrics file, leaving out a last line that was cut by a kill.
+
+    Raises:
+        CheckpointError: if another line is no JSON.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, 1):
         try:
             entries.append(json.loads(line))
-        except ValueError:
-            break
+        except ValueError as error:
+            if number < len(lines):
+                raise CheckpointError(f"{path}:{number}: is no JSON, found {line[:60]!r}; mend or remove it") from error
     return entries
 
 
@@ -42,8 +50,13 @@ class Journal:
         self._events = _tensorboard_writer(folder / TENSORBOARD_FOLDER, step) if tensorboard else None
 
     def write(self, kind: str, step: int, figures: dict[str, float | int | str]) -> None:
-        """Write an entry; numbers also go to TensorBoard under ``kind/name``."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
+        """Write an entry; a number that is not finite becomes null.
+
+        Numbers also go to TensorBoard under ``kind/name``.
+        """
+        # JSON has no NaN and no infinity
+        finite = {name: None if _is_unbounded(value) else value for name, value in figures.items()}
+        self._file.write(json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n")
         if self._events is None:
             return
         group = f"{kind}/{figures['split']}" if "split" in figures else kind
@@ -56,6 +69,10 @@ class Journal:
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def _is_unbounded(value: float | int | str) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def has_tensorboard() -> bool:

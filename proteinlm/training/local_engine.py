@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from proteinlm.errors import CheckpointError
 from proteinlm.training.interface import StepResult
 from proteinlm.training.objective import MaskedLMObjective
 from proteinlm.training.optimiser import OptimiserConfig, build_optimiser, set_learning_rate
-from proteinlm.training.states import newest_tag, point_to
+
+STATE_FILE = "state.pt"
 
 
 class LocalEngine:
@@ -38,10 +39,11 @@ class LocalEngine:
             (loss / num_targets).backward()
             loss_sum += loss.item()
             num_correct += int(correct)
-        norm = torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self._clipping)
-        self._optimiser.step()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self._clipping))
+        if math.isfinite(norm):
+            self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
-        return StepResult(loss_sum, num_correct, float(norm))
+        return StepResult(loss_sum, num_correct, norm, was_skipped=not math.isfinite(norm))
 
     @torch.no_grad()
     def evaluate(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
@@ -57,22 +59,22 @@ class LocalEngine:
         """Return the model's weights by name."""
         return dict(self.objective.model.state_dict())
 
-    def save_state(self, folder: Path, tag: str, progress: Mapping[str, Any]) -> None:
-        """Write weights and optimiser state to ``folder/tag`` and make it the newest."""
-        path = folder / tag
-        path.mkdir(parents=True, exist_ok=True)
+    def save_state(self, folder: Path) -> None:
+        """Write weights and optimiser state into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
         state = {"objective": self.objective.state_dict(), "optimiser": self._optimiser.state_dict()}
-        torch.save({**state, "progress": dict(progress)}, path / "state.pt")
-        point_to(folder, tag)
+        torch.save(state, folder / STATE_FILE)
 
-    def load_state(self, folder: Path) -> dict[str, Any]:
-        """Load the newest training state and return the progress saved with it."""
-        path = folder / newest_tag(folder) / "state.pt"
+    def load_state(self, folder: Path) -> None:
+        """Load what ``save_state`` wrote.
+
+        Raises:
+            CheckpointError: if it is damaged or of another model.
+        """
+        path = folder / STATE_FILE
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             self.objective.load_state_dict(state["objective"])
             self._optimiser.load_state_dict(state["optimiser"])
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be loaded as the state of this model ({error})") from error
-        progress: dict[str, Any] = state["progress"]
-        return progress

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,10 +20,13 @@ from proteinlm.progress import Progress
 from proteinlm.training.interface import StepResult, TrainingEngine
 from proteinlm.training.journal import Journal
 from proteinlm.training.optimiser import OptimiserConfig, ScheduleConfig
-from proteinlm.training.states import remove_old_states
+from proteinlm.training.states import STATE_FOLDER, complete_state
 from proteinlm.training.validation import ValidationResult, validate
 
-STATE_FOLDER = "training_state"
+# steps in a row without a finite gradient: float16 takes some to find its loss scale, and then no more
+MOST_SKIPPED = 50
+# repeats of a signal within this time are the same request
+SAME_REQUEST_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,36 +51,56 @@ class TrainingConfig:
 
 
 @dataclass
+class Tally:
+    """Sums over the steps since the last line of the journal.
+
+    Attributes:
+        loss: in nats, over this process's targets.
+        num_correct: right answers on this process.
+        num_targets: of this process.
+        num_residues: of all processes.
+        seconds: of wall time.
+    """
+
+    loss: float = 0.0
+    num_correct: float = 0
+    num_targets: float = 0
+    num_residues: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
 class RunProgress:
     """How far a run is; saved with every state.
 
     Attributes:
-        step: optimiser steps taken.
+        step: optimiser steps taken, skipped ones included.
+        num_skipped: steps whose gradient was not finite, which left the weights as they were.
         num_residues: residues trained on, by all processes.
         seconds: spent in training steps.
         next_window: the first window of the next step.
+        tally: sums that no line of the journal has yet.
     """
 
     step: int = 0
+    num_skipped: int = 0
     num_residues: int = 0
     seconds: float = 0.0
     next_window: WindowKey = WindowKey(0, 0)  # noqa: RUF009  (frozen)
-
-    def to_table(self) -> dict[str, Any]:
-        """Return plain values that a training state can hold."""
-        return {
-            "step": self.step,
-            "num_residues": self.num_residues,
-            "seconds": self.seconds,
-            "epoch": self.next_window.epoch,
-            "window": self.next_window.window,
-        }
+    tally: Tally = field(default_factory=Tally)
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> RunProgress:
-        """Return the progress that ``to_table`` wrote."""
-        where = WindowKey(table["epoch"], table["window"])
-        return cls(table["step"], table["num_residues"], table["seconds"], where)
+    def from_table(cls, table: Mapping[str, Any], *, rank: int) -> RunProgress:
+        """Return the progress that ``dataclasses.asdict`` made a table of.
+
+        Args:
+            table: of all processes.
+            rank: of this process; only the first takes over the sums over processes.
+        """
+        tally = Tally(**table["tally"])
+        if rank > 0:
+            tally.loss, tally.num_correct, tally.num_targets = 0.0, 0, 0
+        return cls(**{**table, "next_window": WindowKey(**table["next_window"]), "tally": tally})
 
 
 @dataclass(frozen=True)
@@ -95,17 +119,6 @@ class RunResult:
 
 
 @dataclass
-class _Tally:
-    """Sums of this process since the last line of the journal."""
-
-    loss: float = 0.0
-    num_correct: int = 0
-    num_targets: int = 0
-    num_residues: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
 class TrainingLoop:
     """Trains until the schedule ends or a signal asks to stop.
 
@@ -121,6 +134,7 @@ class TrainingLoop:
         token_counts: of the training split.
         folder: of the run.
         export: writes the checkpoint that people pass on, given the step; every process calls it.
+        identity: what a state can be loaded by again; saved with it.
         journal: of the first process; None on the others.
         report: told of every step.
         progress: where to start from.
@@ -137,56 +151,67 @@ class TrainingLoop:
     token_counts: list[int]
     folder: Path
     export: Callable[[int], None]
+    identity: Mapping[str, Any]
     journal: Journal | None
     report: Progress
     progress: RunProgress = field(default_factory=RunProgress)
+    _skipped_in_a_row: int = field(default=0, init=False)
 
     def run(self) -> RunResult:
-        """Train, and return what came of it."""
-        stop = StopSignal()
-        was_interrupted = False
+        """Train, and return what came of it.
+
+        Raises:
+            ProteinLMError: if the loss is no longer finite; the last state is the last good one.
+        """
+        num_steps = self.schedule.num_steps
         validation: list[ValidationResult] = []
         if self.progress.step == 0:
             validation = self._validate()
-        self.report.start("training", self.schedule.num_steps, "steps")
-        self.report.advance(self.progress.step)
-        tally = _Tally()
-        with stop:
-            while self.progress.step < self.schedule.num_steps and not was_interrupted:
-                was_interrupted = self._step(tally, stop)
+        elif self.progress.step == num_steps:
+            # a run that was killed after its last state: what is missing is made now
+            validation = self._validate(is_repeated=True)
+            self.export(num_steps)
+        self.report.start("training", num_steps, "steps", done=self.progress.step)
+        was_interrupted = False
+        with StopSignal() as stop:
+            while self.progress.step < num_steps and not was_interrupted:
+                is_asked_to_stop = self._step(stop)
                 step = self.progress.step
-                is_last = step == self.schedule.num_steps
-                if step % self.settings.log_interval == 0 or is_last or was_interrupted:
-                    self._log(tally)
-                    tally = _Tally()
-                if is_last or (step % self.validation_interval == 0 and not was_interrupted):
+                was_interrupted = is_asked_to_stop and step < num_steps
+                if step % self.settings.log_interval == 0 or step == num_steps:
+                    self._log()
+                if step == num_steps or (step % self.validation_interval == 0 and not was_interrupted):
                     validation = self._validate()
-                if is_last or was_interrupted or step % self.settings.checkpoint_interval == 0:
+                if step == num_steps or was_interrupted or step % self.settings.checkpoint_interval == 0:
                     self._save()
         self.report.finish()
         return RunResult(self.progress, validation, was_interrupted)
 
-    def _step(self, tally: _Tally, stop: StopSignal) -> bool:
+    def _step(self, stop: StopSignal) -> bool:
         """Take a step; return whether some process was asked to stop."""
         start = time.perf_counter()
         batches = self.loader.next_step()
-        num_targets, num_residues, stops = self._agree(batches, stop)
-        self.engine.objective.model.set_step(self.progress.step)
+        num_targets, num_residues, num_stops = self._agree(batches, stop)
+        self._use_draw_of_step(self.progress.step)
         rate = self.optimiser.learning_rate * self.schedule.share(self.progress.step)
         result = self.engine.step(batches, num_targets=num_targets, learning_rate=rate)
+        self._check(result)
         elapsed = time.perf_counter() - start
-        self._count(tally, result, batches, elapsed)
+        own_targets = sum(batch.num_targets for batch in batches)
+        tally = self.progress.tally
+        tally.loss += result.loss
+        tally.num_correct += result.num_correct
+        tally.num_targets += own_targets
+        tally.num_residues += num_residues
+        tally.seconds += elapsed
         self.progress.step += 1
         self.progress.num_residues += num_residues
         self.progress.seconds += elapsed
         self.progress.next_window = self.loader.sampler.next
-        tally.num_residues += num_residues
         self._last = (rate, result.gradient_norm)
-        own_targets = max(1, sum(batch.num_targets for batch in batches))
-        self.report.advance(
-            1, loss=f"{result.loss / own_targets:.3f}", speed=f"{num_residues / elapsed:,.0f} residues/s"
-        )
-        return stops > 0
+        speed = f"{num_residues / elapsed:,.0f} residues/s"
+        self.report.advance(1, loss=f"{result.loss / max(1, own_targets):.3f}", speed=speed)
+        return num_stops > 0
 
     def _agree(self, batches: list[MaskedBatch], stop: StopSignal) -> tuple[int, int, int]:
         targets = sum(batch.num_targets for batch in batches)
@@ -196,30 +221,40 @@ class TrainingLoop:
             raise ProteinLMError("a training step has no target at all; raise windows_per_step or masking.rate")
         return round(sums[0]), round(sums[1]), round(sums[2])
 
-    @staticmethod
-    def _count(tally: _Tally, result: StepResult, batches: list[MaskedBatch], elapsed: float) -> None:
-        tally.loss += result.loss
-        tally.num_correct += result.num_correct
-        tally.num_targets += sum(batch.num_targets for batch in batches)
-        tally.seconds += elapsed
+    def _check(self, result: StepResult) -> None:
+        where = f"step {self.progress.step + 1}: the gradient is not finite"
+        way_out = "lower optimiser.learning_rate or take another engine.precision; --resume goes on from the last state"
+        if not result.was_skipped:
+            self._skipped_in_a_row = 0
+            if not math.isfinite(result.gradient_norm):
+                raise ProteinLMError(f"{where}; {way_out}")
+            return
+        self.progress.num_skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise ProteinLMError(f"{where}, as in the {MOST_SKIPPED - 1} steps before; {way_out}")
 
-    def _log(self, tally: _Tally) -> None:
-        loss, correct, targets = self.engine.sum_over_processes([tally.loss, tally.num_correct, tally.num_targets])
+    def _log(self) -> None:
+        tally, self.progress.tally = self.progress.tally, Tally()
+        own = [tally.loss, tally.num_correct, tally.num_targets]
+        loss, num_correct, num_targets = self.engine.sum_over_processes(own)
         if self.journal is None:
             return
         rate, norm = self._last
         figures: dict[str, float | int | str] = {
-            "loss": loss / max(1, targets),
-            "accuracy": correct / max(1, targets),
+            "loss": loss / max(1, num_targets),
+            "accuracy": num_correct / max(1, num_targets),
             "learning_rate": rate,
             "gradient_norm": norm,
+            "skipped_steps": self.progress.num_skipped,
             "residues": self.progress.num_residues,
             "residues_per_second": tally.num_residues / max(tally.seconds, 1e-9),
             "seconds": self.progress.seconds,
         }
         self.journal.write("train", self.progress.step, figures)
 
-    def _validate(self) -> list[ValidationResult]:
+    def _validate(self, *, is_repeated: bool = False) -> list[ValidationResult]:
+        self._use_draw_of_step(max(0, self.progress.step - 1))
         results = validate(
             self.engine,
             self.splits,
@@ -228,26 +263,38 @@ class TrainingLoop:
             token_counts=self.token_counts,
         )
         for result in results:
-            if self.journal is not None:
+            if self.journal is not None and not is_repeated:
                 self.journal.write("validation", self.progress.step, result.figures())
         return results
 
+    def _use_draw_of_step(self, step: int) -> None:
+        self.engine.objective.model.set_step(step)
+
     def _save(self) -> None:
-        folder = self.folder / STATE_FOLDER
-        self.engine.save_state(folder, f"step-{self.progress.step:09d}", self.progress.to_table())
-        self.export(self.progress.step)
+        folder, tag = self.folder / STATE_FOLDER, f"step-{self.progress.step:09d}"
+        self.engine.save_state(folder / tag)
+        own = self.progress.tally
+        # also waits for every process to have written its part
+        sums = self.engine.sum_over_processes([own.loss, own.num_correct, own.num_targets])
         if self.engine.rank == 0:
-            remove_old_states(folder, keep=self.settings.keep_states)
+            tally = replace(own, loss=sums[0], num_correct=sums[1], num_targets=sums[2])
+            progress = asdict(replace(self.progress, tally=tally))
+            complete_state(
+                folder, tag, {"identity": dict(self.identity), "progress": progress}, keep=self.settings.keep_states
+            )
+        self.export(self.progress.step)
 
 
 class StopSignal:
     """Remembers that SIGINT or SIGTERM came, so that the step in hand can end and be saved.
 
-    A second signal of the kind does what it always does.
+    Launchers pass on what the whole group of processes has received already, so repeats within a
+    while are the same request; a later one does what it always does.
     """
 
     def __init__(self) -> None:
         self.was_received = False
+        self._first = math.inf
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -261,4 +308,7 @@ class StopSignal:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.was_received = True
-        signal.signal(number, self._before[number])
+        self._first = min(self._first, time.monotonic())
+        if time.monotonic() - self._first > SAME_REQUEST_SECONDS:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)

@@ -7,10 +7,9 @@ means differ as soon as the counts do.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from proteinlm.batches.loader import MaskedBatch
-from proteinlm.batches.masking import NOT_CHOSEN
+from proteinlm.inference.evaluation import masked_loss
 from proteinlm.model import MaskedLM
 from proteinlm.randomness import stream_key
 
@@ -23,20 +22,6 @@ class MaskedLMObjective(nn.Module):
         self.model = model
 
     def forward(self, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
-        """Return the summed cross-entropy in nats and the number of right answers, both scalars.
-
-        Logits are computed at the targets only.
-        """
+        """Return the summed cross-entropy in nats and the number of right answers, both scalars."""
         keys_B = [stream_key(key, "step", self.model.step) for key in batch.window_keys] or None
-        hidden_BLD = self.model.encode(
-            batch.tokens_BL,
-            positions_BL=batch.positions_BL,
-            key_mask_BL=batch.key_mask_BL,
-            cu_seqlens=batch.cu_seqlens,
-            dropout_keys_B=keys_B,
-        )
-        is_target_BL = batch.targets_BL != NOT_CHOSEN
-        targets = batch.targets_BL[is_target_BL]
-        logits = self.model.head(hidden_BLD[is_target_BL]).float()
-        loss = functional.cross_entropy(logits, targets, reduction="sum")
-        return loss, (logits.argmax(dim=-1) == targets).sum()
+        return masked_loss(self.model, batch, dropout_keys_B=keys_B)

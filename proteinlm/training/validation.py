@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import numpy
 
-from proteinlm.batches.loader import MaskedBatch
-from proteinlm.batches.masking import NOT_CHOSEN
 from proteinlm.batches.packing import PackingConfig
-from proteinlm.inference.evaluation import MaskedProteins, MaskedScore, Proteins, ScoreSum, unigram_score
+from proteinlm.inference.evaluation import (
+    AnswerSum,
+    MaskedProteins,
+    MaskedScore,
+    Proteins,
+    add_answers,
+    unigram_score,
+)
 from proteinlm.randomness import stream
-from proteinlm.sequence.alphabet import VOCAB_SIZE
 from proteinlm.training.interface import TrainingEngine
 
 
@@ -87,9 +91,7 @@ def validate(
     model.eval()
     try:
         return [
-            _validate_split(
-                engine, name, list(masked.batches(packing, windows_per_batch=windows_per_batch)), token_counts
-            )
+            _validate_split(engine, name, masked, packing, windows_per_batch, token_counts)
             for name, masked in splits.items()
         ]
     finally:
@@ -97,19 +99,17 @@ def validate(
 
 
 def _validate_split(
-    engine: TrainingEngine, split: str, batches: list[MaskedBatch], token_counts: list[int]
+    engine: TrainingEngine,
+    split: str,
+    masked: MaskedProteins,
+    packing: PackingConfig,
+    windows_per_batch: int,
+    token_counts: list[int],
 ) -> ValidationResult:
-    total = ScoreSum()
-    # every process runs as many forward passes as any other, or a parted model waits for ever
-    for first in range(0, len(batches), engine.world_size):
-        mine = first + engine.rank
-        batch = batches[mine if mine < len(batches) else first]
-        loss, num_correct = engine.evaluate(batch)
-        if mine < len(batches):
-            targets = batch.targets_BL[batch.targets_BL != NOT_CHOSEN].numpy()
-            counts = numpy.bincount(targets, minlength=VOCAB_SIZE)
-            total.add(float(loss), int(num_correct), counts)
-    sums = engine.sum_over_processes([total.loss, total.num_correct, *total.target_counts.tolist()])
-    over_all = ScoreSum()
-    over_all.add(sums[0], round(sums[1]), numpy.array(sums[2:], dtype=numpy.int64))
-    return ValidationResult(split, over_all.score(), unigram_score(token_counts, over_all.target_counts))
+    batches = masked.batches(
+        packing, windows_per_batch=windows_per_batch, rank=engine.rank, world_size=engine.world_size
+    )
+    own = add_answers(batches, engine.evaluate)
+    sums = engine.sum_over_processes([own.loss, own.num_correct, *own.target_counts.tolist()])
+    total = AnswerSum(sums[0], round(sums[1]), numpy.array(sums[2:], dtype=numpy.int64))
+    return ValidationResult(split, total.score(), unigram_score(token_counts, total.target_counts))

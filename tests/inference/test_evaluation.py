@@ -56,14 +56,13 @@ def test_score_equals_one_made_protein_by_protein(proteins, model):
             losses.append(-log_probabilities[place, int(original[place])].item())
             correct += int(log_probabilities[place].argmax()) == int(original[place])
     assert score.num_targets == len(losses) == counts.sum()
-    # logits are rounded to float32 before the loss
-    assert score.loss == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert score.loss == pytest.approx(sum(losses) / len(losses), rel=1e-10)
     assert score.accuracy == pytest.approx(correct / len(losses))
 
 
 def test_every_hidden_residue_is_shown_as_mask(proteins):
     masked = MaskedProteins(proteins, seed=3)
-    for batch in masked.batches(PackingConfig(window_length=64)):
+    for batch, _ in masked.batches(PackingConfig(window_length=64)):
         is_target = batch.targets_BL != NOT_CHOSEN
         assert torch.equal(is_target, batch.tokens_BL == MASK)
 
@@ -74,9 +73,21 @@ def test_targets_do_not_depend_on_packing(proteins, context):
 
     def targets(window_length):
         batches = masked.batches(PackingConfig(window_length=window_length, context=context))
-        return sorted(t for batch in batches for t in batch.targets_BL[batch.targets_BL != NOT_CHOSEN].tolist())
+        return sorted(t for batch, _ in batches for t in batch.targets_BL[batch.targets_BL != NOT_CHOSEN].tolist())
 
     assert targets(32) == targets(512)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_windows_and_get_equally_many(proteins, world_size):
+    masked = MaskedProteins(proteins, seed=3)
+    packing = PackingConfig(window_length=64)
+    whole = [batch for batch, _ in masked.batches(packing)]
+    parts = [list(masked.batches(packing, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    assert len({len(part) for part in parts}) == 1
+    counted = [batch for rounds in zip(*parts, strict=True) for batch, counts in rounds if counts]
+    assert len(counted) == len(whole)
+    assert all(torch.equal(a.targets_BL, b.targets_BL) for a, b in zip(counted, whole, strict=True))
 
 
 def test_hidden_residues_of_a_protein_do_not_depend_on_the_others(proteins):

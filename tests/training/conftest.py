@@ -36,11 +36,10 @@ TABLE: dict[str, Any] = {
 def recipe() -> Callable[..., Recipe]:
     """Return a recipe with some settings changed, given as ``model={"dropout": 0.1}``."""
 
-    def build(**changes: Mapping[str, Any]) -> Recipe:
-        table = {
-            name: {**value, **changes.get(name, {})} if isinstance(value, dict) else value
-            for name, value in TABLE.items()
-        }
-        return config.parse(Recipe, {**changes, **table}, source="test")
+    def build(**changes: Any) -> Recipe:
+        table = {**TABLE}
+        for name, value in changes.items():
+            table[name] = {**TABLE.get(name, {}), **value} if isinstance(value, Mapping) else value
+        return config.parse(Recipe, table, source="test")
 
     return build

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -13,11 +15,13 @@ from safetensors.torch import load_file
 
 from proteinlm import config
 from proteinlm.errors import ConfigError
+from proteinlm.model import load_checkpoint
 from proteinlm.recipe import train
 from proteinlm.training.engine import deepspeed_settings
 from proteinlm.training.interface import EngineConfig
 from proteinlm.training.journal import read_metrics
 from proteinlm.training.optimiser import OptimiserConfig
+from proteinlm.training.states import read_progress
 
 PROGRAM = """
 import json, sys
@@ -33,25 +37,40 @@ def _losses(folder):
     return [entry["loss"] for entry in read_metrics(folder / "metrics.jsonl")]
 
 
-def _run_processes(recipe, corpus, folder, *, num_processes):
-    """Train with a launcher, each process on one thread."""
+def _norms(folder):
+    return [entry["gradient_norm"] for entry in read_metrics(folder / "metrics.jsonl") if entry["kind"] == "train"]
+
+
+def _launch(recipe, corpus, folder, *, num_processes):
+    """Start training by a launcher in a process group of its own, each process on one thread."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
     program = folder.parent / "program.py"
     program.write_text(PROGRAM)
     arguments = [str(program), json.dumps(config.to_table(recipe)), str(corpus), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    done = subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, *arguments], env=environment, start_new_session=True, **pipes)
+
+
+def _run_processes(recipe, corpus, folder, *, num_processes):
+    """Train by a launcher to the end and return what it printed to stdout."""
+    launched = _launch(recipe, corpus, folder, num_processes=num_processes)
+    output, errors = launched.communicate(timeout=300)
+    assert launched.returncode == 0, errors[-3000:]
+    return output
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("stage", "micro_batch"),
-    [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow), pytest.param(3, 1, marks=pytest.mark.slow)],
-    ids=["zero1", "zero2-accumulated", "zero3-accumulated"],
+    [
+        (1, 1),
+        pytest.param(0, 1, marks=pytest.mark.slow),
+        pytest.param(1, 2, marks=pytest.mark.slow),
+        pytest.param(2, 1, marks=pytest.mark.slow),
+        pytest.param(3, 1, marks=pytest.mark.slow),
+    ],
+    ids=["zero1-accumulated", "zero0-accumulated", "zero1", "zero2-accumulated", "zero3-accumulated"],
 )
 def test_two_processes_train_as_one_does(recipe, tiny_corpus, tmp_path, stage, micro_batch):
     # dropout and very unequal numbers of targets in the micro-batches show wrong streams and wrong divisions
@@ -70,6 +89,30 @@ def test_two_processes_train_as_one_does(recipe, tiny_corpus, tmp_path, stage, m
     others = load_file(tmp_path / "two" / "checkpoint" / "model.safetensors")
     assert weights.keys() == others.keys()
     assert max((weight - others[name]).abs().max() for name, weight in weights.items()) < 1e-4
+    assert _norms(tmp_path / "one") == pytest.approx(_norms(tmp_path / "two"), rel=1e-4)
+
+
+@pytest.mark.processes
+def test_signal_to_every_process_of_a_launcher_saves_and_resumes(recipe, tiny_corpus, tmp_path):
+    settings = recipe(
+        engine={"kind": "deepspeed"},
+        schedule={"num_steps": 400, "warmup_steps": 2},
+        training={"windows_per_micro_batch": 1, "checkpoint_interval": 400},
+        validation={"interval": 400},
+    )
+    launched = _launch(settings, tiny_corpus, tmp_path / "run", num_processes=2)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 5):
+        assert launched.poll() is None, launched.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # as a batch system does: to the launcher and to every worker, and the launcher passes it on
+    os.killpg(launched.pid, signal.SIGTERM)
+    launched.communicate(timeout=120)
+    progress = read_progress(tmp_path / "run" / "training_state")["progress"]
+    assert 0 < progress["step"] < 400
+    assert load_checkpoint(tmp_path / "run").step == progress["step"]
 
 
 @pytest.mark.processes
@@ -92,7 +135,7 @@ def test_bfloat16_run_exports_float32_master_weights(recipe, tiny_corpus, tmp_pa
 @pytest.mark.processes
 def test_deepspeed_prints_nothing_to_stdout(recipe, tiny_corpus, tmp_path):
     settings = recipe(engine={"kind": "deepspeed"}, schedule={"num_steps": 2, "warmup_steps": 0})
-    assert _run_processes(settings, tiny_corpus, tmp_path / "run", num_processes=1).stdout == ""
+    assert _run_processes(settings, tiny_corpus, tmp_path / "run", num_processes=1) == ""
 
 
 def test_clipping_and_overflow_check_are_always_written():
@@ -126,3 +169,23 @@ def test_users_json_may_not_set_what_the_recipe_decides():
 def test_local_engine_refuses_what_it_cannot_do(recipe, tiny_corpus, tmp_path):
     with pytest.raises(ConfigError, match=r"engine\.kind is 'local' with 1 processes and bfloat16"):
         train(recipe(engine={"kind": "local", "precision": "bfloat16"}), tiny_corpus, tmp_path / "run")
+
+
+def test_half_precision_without_zero_is_refused():
+    with pytest.raises(ValueError, match="zero_stage is 0 with bfloat16"):
+        EngineConfig(zero_stage=0, precision="bfloat16")
+
+
+@pytest.mark.processes
+def test_bfloat16_losses_follow_those_of_float32(recipe, tiny_corpus, tmp_path):
+    train(recipe(), tiny_corpus, tmp_path / "float32")
+    train(recipe(engine={"kind": "deepspeed", "precision": "bfloat16"}), tiny_corpus, tmp_path / "bfloat16")
+    # eight bits of a mantissa: logits of order 1 are rounded by up to 2^-8
+    pairs = zip(_losses(tmp_path / "float32"), _losses(tmp_path / "bfloat16"), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 0.02
+
+
+@pytest.mark.processes
+def test_what_deepspeed_refuses_is_an_error_with_a_reason(recipe, tiny_corpus, tmp_path):
+    with pytest.raises(ConfigError, match="engine: DeepSpeed refuses these settings here"):
+        train(recipe(engine={"kind": "deepspeed", "precision": "float16"}), tiny_corpus, tmp_path / "run")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from proteinlm.errors import CheckpointError
 from proteinlm.training.journal import Journal, read_metrics
 
 
@@ -32,3 +35,18 @@ def test_tensorboard_events_are_written(tmp_path):
     journal.write("validation", 1, {"split": "validation_iid", "loss": 2.5})
     journal.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_damaged_line_before_the_last_is_named_and_nothing_is_lost(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "train", "step": 1}\nrubbish\n{"kind": "train", "step": 3}\n')
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl:2: is no JSON, found 'rubbish'"):
+        Journal(tmp_path, step=3)
+    assert "rubbish" in path.read_text()
+
+
+def test_number_that_is_not_finite_becomes_null(tmp_path):
+    journal = Journal(tmp_path, tensorboard=False)
+    journal.write("train", 1, {"gradient_norm": float("inf")})
+    journal.close()
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["gradient_norm"] is None

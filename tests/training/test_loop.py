@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from proteinlm.errors import ConfigError, OutputError
+from proteinlm.errors import ConfigError, OutputError, ProteinLMError
 from proteinlm.model import load_checkpoint
 from proteinlm.recipe import train
+from proteinlm.training import loop
 from proteinlm.training.journal import read_metrics
+from proteinlm.training.objective import MaskedLMObjective
 
 
 def _figures(folder, kind="train"):
@@ -31,9 +34,9 @@ class CutAfter:
     """A progress that ends the run, as a kill would, when some steps are done."""
 
     def __init__(self, steps):
-        self.left = steps + 1
+        self.left = steps
 
-    def start(self, task, total, unit):
+    def start(self, task, total, unit, done=0):
         pass
 
     def advance(self, amount, **figures):
@@ -53,7 +56,7 @@ def test_run_writes_its_recipe_journal_state_and_checkpoint(recipe, tiny_corpus,
     assert [(e["step"], e["split"]) for e in _figures(folder, "validation")] == [
         (step, split) for step in (0, 3, 6) for split in ("validation_iid", "validation_ood")
     ]
-    assert json.loads((folder / "recipe.json").read_text())["recipe"]["seed"] == 5
+    assert json.loads((folder / "run.json").read_text())["recipe"]["seed"] == 5
     assert load_checkpoint(folder).step == 6
     assert sorted(path.name for path in (folder / "training_state").glob("step-*")) == [
         "step-000000003",
@@ -62,11 +65,12 @@ def test_run_writes_its_recipe_journal_state_and_checkpoint(recipe, tiny_corpus,
 
 
 def test_resumed_run_equals_one_that_was_never_cut(recipe, tiny_corpus, tmp_path, engine):
-    settings = recipe(engine=engine, model={"dropout": 0.1})
+    # a line of the journal spans the steps before and after the state at step 3
+    settings = recipe(engine=engine, model={"dropout": 0.1}, training={"log_interval": 2})
     train(settings, tiny_corpus, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(settings, tiny_corpus, tmp_path / "cut", progress=CutAfter(5))
-    assert [entry["step"] for entry in _figures(tmp_path / "cut")] == [1, 2, 3, 4, 5]
+        train(settings, tiny_corpus, tmp_path / "cut", progress=CutAfter(4))
+    assert [entry["step"] for entry in _figures(tmp_path / "cut")] == [2, 4]
     train(settings, tiny_corpus, tmp_path / "cut", resume=True)
     assert _figures(tmp_path / "cut") == _figures(tmp_path / "whole")
     assert _figures(tmp_path / "cut", "validation") == _figures(tmp_path / "whole", "validation")
@@ -88,6 +92,87 @@ def test_signal_ends_the_step_and_saves(recipe, tiny_corpus, tmp_path):
     assert result.progress.step == 3
     resumed = train(recipe(), tiny_corpus, tmp_path / "run", resume=True)
     assert resumed.progress.step == 6
+
+
+def test_interrupted_run_equals_one_that_was_never_cut(recipe, tiny_corpus, tmp_path):
+    class Interrupting(CutAfter):
+        def advance(self, amount, **figures):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+                # a launcher passes on what the whole group has received already
+                os.kill(os.getpid(), signal.SIGINT)
+
+    settings = recipe(training={"log_interval": 4})
+    train(settings, tiny_corpus, tmp_path / "whole")
+    train(settings, tiny_corpus, tmp_path / "cut", progress=Interrupting(1))
+    train(settings, tiny_corpus, tmp_path / "cut", resume=True)
+    assert _figures(tmp_path / "cut") == _figures(tmp_path / "whole")
+
+
+def test_signal_in_the_last_step_is_no_interruption(recipe, tiny_corpus, tmp_path):
+    class Interrupting(CutAfter):
+        def advance(self, amount, **figures):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    assert not train(recipe(), tiny_corpus, tmp_path / "run", progress=Interrupting(5)).was_interrupted
+
+
+def test_run_killed_before_its_first_state_begins_again(recipe, tiny_corpus, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), tiny_corpus, tmp_path / "run", progress=CutAfter(2))
+    assert not (tmp_path / "run" / "training_state").exists()
+    assert train(recipe(), tiny_corpus, tmp_path / "run", resume=True).progress.step == 6
+    assert [entry["step"] for entry in _figures(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_run_killed_before_its_last_export_is_finished(recipe, tiny_corpus, tmp_path):
+    whole = train(recipe(), tiny_corpus, tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    again = train(recipe(), tiny_corpus, tmp_path / "run", resume=True)
+    assert [score.model for score in again.validation] == [score.model for score in whole.validation]
+    exported = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    assert all(torch.equal(weight, exported[name]) for name, weight in weights.items())
+    assert len(_figures(tmp_path / "run", "validation")) == 6
+
+
+def test_state_whose_writing_was_cut_is_passed_over(recipe, tiny_corpus, tmp_path):
+    train(recipe(), tiny_corpus, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), tiny_corpus, tmp_path / "cut", progress=CutAfter(4))
+    half = tmp_path / "cut" / "training_state" / "step-000000006"
+    half.mkdir()
+    (half / "state.pt").write_bytes(b"half")
+    train(recipe(), tiny_corpus, tmp_path / "cut", resume=True)
+    assert _figures(tmp_path / "cut") == _figures(tmp_path / "whole")
+
+
+def test_resumed_run_remembers_what_it_began_with(recipe, tiny_corpus, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), tiny_corpus, tmp_path / "run", progress=CutAfter(4))
+    train(recipe(), tiny_corpus, tmp_path / "run", resume=True)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [entry["step"] for entry in about["resumed"]] == [3]
+    assert about["resumed"][0]["metadata"] == about["metadata"]
+
+
+def test_gradient_that_is_never_finite_ends_the_run_by_name(recipe, tiny_corpus, tmp_path, engine, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 3)
+    plain = MaskedLMObjective.forward
+
+    def overflowing(self, batch):
+        loss, num_correct = plain(self, batch)
+        return (loss * torch.inf if self.model.step >= 4 and self.model.training else loss), num_correct
+
+    monkeypatch.setattr(MaskedLMObjective, "forward", overflowing)
+    settings = recipe(engine=engine, schedule={"num_steps": 20, "warmup_steps": 0})
+    with pytest.raises(ProteinLMError, match=r"step [57]: the gradient is not finite.*lower optimiser\.learning_rate"):
+        train(settings, tiny_corpus, tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
 
 
 def test_training_learns(recipe, tiny_corpus, tmp_path):
@@ -126,6 +211,31 @@ def test_resuming_with_another_recipe_is_refused_by_name(recipe, tiny_corpus, tm
     changed = recipe(optimiser={"learning_rate": 5e-3})
     with pytest.raises(ConfigError, match=r"optimiser\.learning_rate: was 0\.001 when the run began and is 0\.005"):
         train(changed, tiny_corpus, tmp_path / "run", resume=True)
+
+
+def test_resuming_with_another_engine_is_refused(recipe, tiny_corpus, tmp_path):
+    train(recipe(), tiny_corpus, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"engine\.zero_stage: was 1 when the run began and is 2 now"):
+        train(recipe(engine={"kind": "local", "zero_stage": 2}), tiny_corpus, tmp_path / "run", resume=True)
+
+
+def test_resuming_a_state_of_more_processes_is_refused(recipe, tiny_corpus, tmp_path):
+    train(recipe(), tiny_corpus, tmp_path / "run")
+    path = tmp_path / "run" / "training_state" / "step-000000006" / "progress.json"
+    saved = json.loads(path.read_text())
+    saved["identity"]["processes"] = 2
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ConfigError, match=r"was saved with .*processes 2, and this run has .*processes 1"):
+        train(recipe(), tiny_corpus, tmp_path / "run", resume=True)
+
+
+def test_resuming_with_another_micro_batch_changes_only_rounding(recipe, tiny_corpus, tmp_path):
+    train(recipe(), tiny_corpus, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), tiny_corpus, tmp_path / "cut", progress=CutAfter(4))
+    train(recipe(training={"windows_per_micro_batch": 1}), tiny_corpus, tmp_path / "cut", resume=True)
+    pairs = zip(_figures(tmp_path / "whole"), _figures(tmp_path / "cut"), strict=True)
+    assert all(abs(a["loss"] - b["loss"]) < 1e-5 for a, b in pairs)
 
 
 def test_windows_that_cannot_be_dealt_are_refused(recipe, tiny_corpus, tmp_path):
