@@ -126,7 +126,9 @@ def train(
     start = _load_state(recipe, engine, folder / STATE_FOLDER) if can_go_on else RunProgress()
     journal = _open_journal(folder, about, start) if engine.rank == 0 else None
     try:
-        return _loop(recipe, corpus, folder, engine, journal, start, about, progress).run()
+        result = _loop(recipe, corpus, folder, engine, journal, start, about, progress).run()
+        engine.close()
+        return result
     finally:
         if journal is not None:
             journal.close()

@@ -135,6 +135,12 @@ class DeepSpeedEngine:
         if path is None:
             raise CheckpointError(f"{folder}: is no training state that DeepSpeed can load")
 
+    def close(self) -> None:
+        """Leave the other processes when all are done, or their threads abort the interpreter at its exit."""
+        if self.world_size > 1:
+            distributed.barrier()
+            distributed.destroy_process_group()
+
 
 def deepspeed_settings(
     settings: EngineConfig,

@@ -74,3 +74,6 @@ class TrainingEngine(Protocol):
 
     def load_state(self, folder: Path) -> None:
         """Load what ``save_state`` wrote; every process must call it."""
+
+    def close(self) -> None:
+        """Leave the other processes; the engine is of no use afterwards."""

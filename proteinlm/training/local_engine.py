@@ -78,3 +78,6 @@ class LocalEngine:
             self._optimiser.load_state_dict(state["optimiser"])
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be loaded as the state of this model ({error})") from error
+
+    def close(self) -> None:
+        """Do nothing: there is one process."""
