@@ -148,16 +148,17 @@ def _pack_whole(taken: NDArray[numpy.int64], framed: NDArray[numpy.int64], confi
 def first_fit(sizes: NDArray[numpy.int64], capacity: int) -> NDArray[numpy.int64]:
     """Return the window of each piece: the first in which there is room for it.
 
-    A tree over the room left in each window finds it in O(log N).
+    A tree over the room left in each window finds it in O(log W).
 
     Args:
         sizes: int64 (P,), each from 1 to ``capacity``.
         capacity: positions in a window.
     """
-    leaves = 1 << max(1, len(sizes) - 1).bit_length()
-    room = [capacity] * (2 * leaves)
+    leaves, room = 1, [capacity] * 2
     windows = numpy.empty(len(sizes), dtype=numpy.int64)
     for piece, size in enumerate(sizes.tolist()):
+        if room[1] < size:
+            leaves, room = _doubled(leaves, room, capacity)
         node = 1
         while node < leaves:
             node *= 2
@@ -169,6 +170,16 @@ def first_fit(sizes: NDArray[numpy.int64], capacity: int) -> NDArray[numpy.int64
             node //= 2
             room[node] = max(room[2 * node], room[2 * node + 1])
     return windows
+
+
+def _doubled(leaves: int, room: list[int], capacity: int) -> tuple[int, list[int]]:
+    """Return a tree of twice as many windows, the new ones empty."""
+    grown = [capacity, capacity]
+    width = 1
+    while width <= leaves:
+        grown += room[width : 2 * width] + [capacity] * width
+        width *= 2
+    return 2 * leaves, grown
 
 
 def build_window(plan: WindowPlan, window: int, sequences: Sequences) -> Window:

@@ -35,10 +35,10 @@ Examples:
 @click.option(
     "--include",
     cls=SpaceSeparatedOption,
-    type=click.Choice(["mean", "per_tok", "bos", "contacts"]),
+    type=click.Choice(["mean", "per_tok", "bos"]),
     default=["mean"],
     show_default=True,
-    metavar="[mean|per_tok|bos|contacts]...",
+    metavar="[mean|per_tok|bos]...",
     help="What to write: mean over the residues, one row a residue, the start token.",
 )
 @click.option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 
 import proteinlm
+from proteinlm.config import to_table
 from proteinlm.errors import ConfigError, FastaError, OutputError
 from proteinlm.inference.embedding_files import Output, WrittenFile, write_files
 from proteinlm.inference.embeddings import (
@@ -154,6 +156,7 @@ def embed_to_files(
         "checkpoint": str(pretrained.path),
         "weights_sha256": settings["weights_sha256"],
         "step": pretrained.step,
+        "attention": json.dumps(settings["model"]["attention"]),
         "proteinlm_version": proteinlm.__version__,
     }
     with closing(results):
@@ -175,9 +178,8 @@ def _fill_or_remove(
     num_residues: int | None,
     progress: Progress,
 ) -> Counter[str]:
-    progress.start("embed", num_residues, "residue")
     try:
-        return _fill(results, embedder, sequences, run, progress)
+        return _fill(results, embedder, sequences, num_residues, run, progress)
     except BaseException:
         # whole batches are worth keeping, an empty folder is not
         if not results.num_batches:
@@ -191,6 +193,7 @@ def _fill(
     results: PartialResults,
     embedder: Embedder,
     sequences: Iterable[EncodedSequence],
+    num_residues: int | None,
     run: RunConfig,
     progress: Progress,
 ) -> Counter[str]:
@@ -200,7 +203,7 @@ def _fill(
     for batch in _committed(results, batches):
         resumed["sequences"] += len(batch)
         resumed["residues"] += sum(len(sequence.tokens) for sequence in batch)
-    progress.advance(resumed["residues"])
+    progress.start("embed", num_residues, "residue", done=resumed["residues"])
     for batch in batches:
         outcomes = embedder.embed(batch)
         for outcome in outcomes:
@@ -273,6 +276,8 @@ def _settings(pretrained: PretrainedModel, embedder: Embedder, run: RunConfig) -
         "weights_sha256": digest,
         "weights_dtype": str(next(pretrained.model.parameters()).dtype),
         "step": pretrained.step,
+        "seed": pretrained.model.seed,
+        "model": to_table(pretrained.model.config),
         "include": list(config.include),
         "repr_layers": list(embedder.layers),
         "toks_per_batch": config.toks_per_batch,

@@ -42,11 +42,6 @@ class EmbeddingConfig:
     dtype: FloatType = "float32"
 
     def __post_init__(self) -> None:
-        if "contacts" in self.include:
-            raise UnavailableError(
-                "contacts need a contact head, which this version of proteinlm does not have; "
-                f"expected one or more of {', '.join(KINDS)}"
-            )
         for kind in self.include:
             if kind not in KINDS:
                 raise ConfigError(f"include: found '{kind}'; expected one or more of {', '.join(KINDS)}")
@@ -181,8 +176,10 @@ def encode_sequences(sequences: Iterable[SequenceLike], config: EmbeddingConfig)
 def _parts(sequence: SequenceLike, index: int) -> tuple[str, bytes, str]:
     if isinstance(sequence, FastaRecord):
         return sequence.identifier, sequence.residues, f"{sequence.source}:{sequence.line}"
-    identifier, residues = (f"sequence_{index}", sequence) if isinstance(sequence, str) else sequence
-    return identifier, "".join(residues.split()).encode("ascii", errors="replace"), f"sequence {index}"
+    identifier, text = (f"sequence_{index}", sequence) if isinstance(sequence, str) else sequence
+    residues = "".join(text.split()).encode("ascii", errors="replace")
+    # as from a FASTA file: gaps are no residues, and a stop at the end is none either
+    return identifier, residues.translate(None, b"-.~").rstrip(b"*"), f"sequence {index}"
 
 
 class Embedder:

@@ -91,18 +91,26 @@ def read_fasta(
     """
     paths = list(paths)
     progress.start("reading", _total_bytes(paths), "B")
-    for path in paths:
-        source = SourceTally(source_name(path))
-        if tally is not None:
-            tally.sources.append(source)
-        pieces = read_decompressed(path, digest=None if tally is None else source.digest, progress=progress)
-        treatments = Counter[str]() if tally is None else tally.treatments
-        parser = _Parser(source.name, config or FastaConfig(), treatments)
-        try:
-            yield from parser.records(pieces)
-        finally:
-            source.num_records, source.num_residues = parser.num_records, parser.num_residues
-    progress.finish()
+    try:
+        for path in paths:
+            yield from _read_one(path, config or FastaConfig(), tally, progress)
+    finally:
+        progress.finish()
+
+
+def _read_one(
+    path: Path | str, config: FastaConfig, tally: ReadingTally | None, progress: Progress
+) -> Iterator[FastaRecord]:
+    source = SourceTally(source_name(path))
+    if tally is not None:
+        tally.sources.append(source)
+    pieces = read_decompressed(path, digest=None if tally is None else source.digest, progress=progress)
+    treatments = Counter[str]() if tally is None else tally.treatments
+    parser = _Parser(source.name, config, treatments)
+    try:
+        yield from parser.records(pieces)
+    finally:
+        source.num_records, source.num_residues = parser.num_records, parser.num_residues
 
 
 def _total_bytes(paths: list[Path | str]) -> int | None:

@@ -127,11 +127,6 @@ def test_what_was_done_to_the_residues_is_said(embed: Embed, tmp_path: Path, cap
     assert "1 identifiers occur more than once" in printed
 
 
-def test_contacts_are_refused_in_one_line(embed: Embed, fasta: Path, tmp_path: Path, capsys):
-    assert embed(fasta, "-o", tmp_path / "out.h5", "--include", "contacts") == 1
-    assert capsys.readouterr().err.startswith("proteinlm: contacts need a contact head")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -10,6 +10,7 @@ import h5py
 import pytest
 
 import proteinlm
+from proteinlm.attention import SoftmaxConfig
 from proteinlm.errors import ConfigError, FastaError, OutputError
 from proteinlm.inference.embedding_files import output_of
 from proteinlm.inference.embedding_run import EmbeddingReport, RunConfig, embed_to_files, survey
@@ -137,6 +138,15 @@ def test_resume_with_another_checkpoint_is_refused(
     interrupt(pretrained, proteins, f"{tmp_path}/out.h5")
     other = proteinlm.load(make_checkpoint(weight_scale=0.2))
     with pytest.raises(OutputError, match="was begun with weights_sha256"):
+        run(other, proteins, f"{tmp_path}/out.h5", resume=True)
+
+
+def test_resume_with_another_mechanism_of_the_same_weights_is_refused(
+    pretrained: PretrainedModel, proteins: list[FastaRecord], tmp_path: Path
+):
+    interrupt(pretrained, proteins, f"{tmp_path}/out.h5")
+    other = dataclasses.replace(pretrained, model=pretrained.model.with_attention(SoftmaxConfig()))
+    with pytest.raises(OutputError, match="was begun with model"):
         run(other, proteins, f"{tmp_path}/out.h5", resume=True)
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import proteinlm
-from proteinlm.errors import ConfigError, FastaError, OutputError, UnavailableError
+from proteinlm.errors import ConfigError, FastaError, OutputError
 from proteinlm.inference.embeddings import EmbeddingConfig, SequenceEmbedding
 from proteinlm.inference.pretrained import PretrainedModel
 from proteinlm.sequence import alphabet
-from proteinlm.sequence.fasta import FastaRecord
+from proteinlm.sequence.fasta import FastaRecord, read_fasta
 
 EVERYTHING = EmbeddingConfig(include=("mean", "per_tok", "bos"), repr_layers=(0, 1, 2))
 EXACT = dataclasses.replace(EVERYTHING, dtype="float64")
@@ -112,9 +112,14 @@ def test_layer_that_does_not_exist_is_refused(pretrained: PretrainedModel):
         pretrained.embed(["MKV"], EmbeddingConfig(repr_layers=(3,)))
 
 
-def test_contacts_are_unavailable():
-    with pytest.raises(UnavailableError, match="contacts need a contact head"):
-        EmbeddingConfig(include=("mean", "contacts"))  # type: ignore[arg-type]
+def test_text_is_treated_like_a_record_of_a_file(pretrained: PretrainedModel, tmp_path: Path):
+    path = tmp_path / "odd.fasta"
+    path.write_text(">odd\nMK-T~ay*QJ**\n")
+    ((from_file,), (from_text,)) = (
+        list(pretrained.embed(sequences)) for sequences in (read_fasta([path]), [("odd", "MK-T~ay*QJ**")])
+    )
+    assert from_text.length == from_file.length == 8
+    assert (from_text.mean[2] == from_file.mean[2]).all()
 
 
 @pytest.mark.parametrize(
