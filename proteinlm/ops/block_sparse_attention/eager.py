@@ -138,6 +138,10 @@ def _reading(group: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> Re
 
 
 def _tile(parts: Sequence[Tensor], device: torch.device) -> Tile:
+    first, behind = int(parts[0][0]), int(parts[0][-1]) + 1
+    if len(parts) == 1 and behind - first == len(parts[0]):
+        # read in place: what global tokens see is as long as the segment
+        return Tile(slice(first, behind), 1, None, None)
     lengths_S1 = torch.tensor([len(part) for part in parts])[:, None]
     # a position of no tile, so that what fills up is easily told
     padded_SC = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=-1)
