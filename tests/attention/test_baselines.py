@@ -78,3 +78,10 @@ def test_layers_and_seeds_see_different_random_blocks():
 def test_settings_out_of_range_are_refused(config, settings, message):
     with pytest.raises(ValueError, match=message):
         config(**settings)
+
+
+def test_a_window_of_no_neighbour_is_identity():
+    q, k, v = draw(2, 9, 3)
+    options = {"key_mask_BL": torch.rand(2, 9) > 0.4, "cu_seqlens": torch.tensor([0, 4, 9, 18])}
+    narrow = build_attention(WindowConfig(window=0), head_dim=HEAD_DIM, layer=0, seed=0)
+    torch.testing.assert_close(narrow(q, k, v, **options), identity()(q, k, v, **options))
