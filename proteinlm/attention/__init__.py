@@ -1,17 +1,26 @@
 """Attention mechanisms, one module each, behind one interface."""
 
+from proteinlm.attention.bigbird import BigBirdAttention, BigBirdConfig
 from proteinlm.attention.favor import FavorAttention, FavorConfig
+from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.mechanisms import MECHANISMS, AttentionConfig, build_attention
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
+from proteinlm.attention.window import WindowAttention, WindowConfig
 
 __all__ = [
     "MECHANISMS",
     "Attention",
     "AttentionConfig",
+    "BigBirdAttention",
+    "BigBirdConfig",
     "FavorAttention",
     "FavorConfig",
+    "IdentityAttention",
+    "IdentityConfig",
     "SoftmaxAttention",
     "SoftmaxConfig",
+    "WindowAttention",
+    "WindowConfig",
     "build_attention",
 ]

@@ -7,15 +7,24 @@ from typing import Annotated, Any
 
 import pydantic
 
+from proteinlm.attention.bigbird import BigBirdAttention, BigBirdConfig
 from proteinlm.attention.favor import FavorAttention, FavorConfig
+from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
+from proteinlm.attention.window import WindowAttention, WindowConfig
 
-AttentionConfig = Annotated[SoftmaxConfig | FavorConfig, pydantic.Field(discriminator="kind")]
+AttentionConfig = Annotated[
+    SoftmaxConfig | FavorConfig | WindowConfig | BigBirdConfig | IdentityConfig,
+    pydantic.Field(discriminator="kind"),
+]
 
 MECHANISMS: dict[str, tuple[type, Callable[..., Attention]]] = {
     "softmax": (SoftmaxConfig, SoftmaxAttention),
     "favor": (FavorConfig, FavorAttention),
+    "window": (WindowConfig, WindowAttention),
+    "bigbird": (BigBirdConfig, BigBirdAttention),
+    "identity": (IdentityConfig, IdentityAttention),
 }
 
 

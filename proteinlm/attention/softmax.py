@@ -9,13 +9,15 @@ from torch import Tensor
 
 from proteinlm.attention.interface import Attention
 from proteinlm.ops import softmax_attention as ops
+from proteinlm.ops.softmax_attention import Implementation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SoftmaxConfig:
-    """Exact softmax attention has nothing to set."""
+    """Settings of exact softmax attention; none changes what it computes."""
 
     kind: Literal["softmax"] = "softmax"
+    implementation: Implementation = "auto"  # "varlen": all segments in one call, half precision on a GPU
 
 
 class SoftmaxAttention(Attention):
@@ -25,11 +27,19 @@ class SoftmaxAttention(Attention):
 
     def __init__(self, config: SoftmaxConfig, *, head_dim: int, layer: int, seed: int) -> None:
         super().__init__(head_dim)
+        self.config = config
 
     def _attend(
         self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
     ) -> Tensor:
-        return ops.softmax_attention(q_BLHK, k_BLHK, v_BLHK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+        return ops.softmax_attention(
+            q_BLHK,
+            k_BLHK,
+            v_BLHK,
+            key_mask_BL=key_mask_BL,
+            cu_seqlens=cu_seqlens,
+            implementation=self.config.implementation,
+        )
 
     def _map(
         self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice

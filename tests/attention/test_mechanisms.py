@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from proteinlm.attention import MECHANISMS, AttentionConfig, FavorConfig, SoftmaxConfig, build_attention
+from proteinlm.attention import (
+    MECHANISMS,
+    AttentionConfig,
+    BigBirdConfig,
+    FavorConfig,
+    IdentityConfig,
+    SoftmaxConfig,
+    WindowConfig,
+    build_attention,
+)
 from proteinlm.config import parse, to_table
 from proteinlm.errors import ConfigError, ShapeError
 
@@ -20,13 +29,26 @@ class Recipe:
     attention: AttentionConfig
 
 
-@pytest.fixture(params=[SoftmaxConfig(), FavorConfig(num_random_features=8)], ids=list(MECHANISMS))
+CONFIGS = [
+    SoftmaxConfig(),
+    FavorConfig(num_random_features=8),
+    WindowConfig(window=2),
+    BigBirdConfig(block_length=2, num_random_blocks=1),
+    IdentityConfig(),
+]
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda config: config.kind)
 def attention(request):
     return build_attention(request.param, head_dim=HEAD_DIM, layer=2, seed=3)
 
 
 def draw(*sizes: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     return [torch.randn(*sizes, dtype=dtype) for _ in range(3)]
+
+
+def test_every_kind_is_tested_here():
+    assert sorted(config.kind for config in CONFIGS) == sorted(MECHANISMS)
 
 
 @pytest.mark.parametrize("kind", list(MECHANISMS))
@@ -37,7 +59,7 @@ def test_a_table_names_its_mechanism_by_kind(kind):
 
 
 def test_an_unknown_kind_lists_those_that_exist():
-    with pytest.raises(ConfigError, match=r"attention.kind: is 'fovar'; expected one of 'softmax', 'favor'"):
+    with pytest.raises(ConfigError, match=r"attention.kind: is 'fovar'; expected one of 'softmax', 'favor', 'window'"):
         parse(Recipe, {"attention": {"kind": "fovar"}}, source="recipe")
 
 

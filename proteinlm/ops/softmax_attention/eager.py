@@ -1,12 +1,18 @@
-"""Exact softmax attention by torch's fused kernel, one call for each segment."""
+"""Exact softmax attention by torch's fused kernels: one call for each segment, or one for all where that can run."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from proteinlm.errors import UnavailableError
 from proteinlm.ops.segments import Segment, find_segments, row_bounds
+from proteinlm.ops.softmax_attention import varlen
+
+Implementation = Literal["auto", "eager", "varlen"]
 
 
 def softmax_attention(
@@ -16,6 +22,7 @@ def softmax_attention(
     *,
     key_mask_BL: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    implementation: Implementation = "auto",
 ) -> Tensor:
     """Return softmax(Q K^T / sqrt(K)) V over the visible keys of each query's segment.
 
@@ -25,18 +32,38 @@ def softmax_attention(
     Args:
         key_mask_BL: True where a key is visible.
         cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+        implementation: "eager" calls scaled_dot_product_attention for each segment, "varlen" calls
+            torch.nn.attention.varlen once, "auto" prefers the latter for several segments or hidden keys.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``.
+
+    Raises:
+        UnavailableError: if "varlen" is asked for and cannot run; it takes half precision on a GPU.
     """
     segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    if cu_seqlens is None and all(segment.num_visible == len(segment) for segment in segments):
+    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
+    obstacle = "nothing" if implementation == "eager" else varlen.missing(q_BLHK, k_BLHK, v_BLHK)
+    if implementation == "varlen" and obstacle:
+        raise UnavailableError(
+            f'softmax attention with implementation = "varlen" needs {obstacle}; "auto" does without'
+        )
+    is_dense = cu_seqlens is None and all(segment.num_visible == len(segment) for segment in segments)
+    is_wanted = implementation == "varlen" or not is_dense
+    if obstacle is None and is_wanted and any(segment.num_visible for segment in segments):
+        return varlen.attend(q_BLHK, k_BLHK, v_BLHK, segments, mask_T)
+    if is_dense:
         return _attend(q_BLHK, k_BLHK, v_BLHK)
+    return _attend_segments(q_BLHK, k_BLHK, v_BLHK, segments, mask_T)
+
+
+def _attend_segments(
+    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, segments: list[Segment], mask_T: Tensor | None
+) -> Tensor:
     sizes = [len(segment) for segment in segments]
     # split, not slices: the gradient of a slice is a whole tensor of zeros for each segment
     flat = (x.reshape(1, -1, *x.shape[2:]) for x in (q_BLHK, k_BLHK, v_BLHK))
     q_parts, k_parts, v_parts = (torch.split(x, sizes, dim=1) for x in flat)
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
     parts = zip(segments, q_parts, k_parts, v_parts, strict=True)
     outputs = [_attend_segment(segment, q, k, v, mask_T) for segment, q, k, v in parts]
     return torch.cat(outputs, dim=1).view_as(v_BLHK) if outputs else torch.zeros_like(v_BLHK)

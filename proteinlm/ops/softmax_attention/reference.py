@@ -30,6 +30,11 @@ def softmax_map(
 ) -> Tensor:
     """Return softmax(Q K^T / sqrt(K)) as map_BHLL; a row without a visible key is 0."""
     visible_B1LL = visible_pairs(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    return masked_map(q_BLHK, k_BLHK, visible_B1LL)
+
+
+def masked_map(q_BLHK: Tensor, k_BLHK: Tensor, visible_B1LL: Tensor) -> Tensor:
+    """Return map_BHLL: the softmax of Q K^T / sqrt(K) over the visible pairs; a row without one is 0."""
     scores_BHLL = torch.einsum("bihk,bjhk->bhij", q_BLHK.double(), k_BLHK.double()) / math.sqrt(q_BLHK.shape[-1])
     sees_B1L1 = visible_B1LL.any(-1, keepdim=True)
     # a row of minus infinities has no softmax: leave it as it is and blank it afterwards

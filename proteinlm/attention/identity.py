@@ -1,0 +1,65 @@
+"""Identity attention: every position reads its own value. The limit of cost, and what context is measured from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from proteinlm.attention.interface import Attention
+from proteinlm.ops.segments import boundaries, row_bounds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdentityConfig:
+    """Identity attention has nothing to set."""
+
+    kind: Literal["identity"] = "identity"
+
+
+class IdentityAttention(Attention):
+    """out_i = v_i: each query sees one key, its own position.
+
+    Where that key is hidden the query sees none, and its output is exactly 0 as everywhere. Queries and
+    keys are read by nobody but stay in the graph, with gradients of 0: each parameter of a model
+    still gets a gradient, as training on several processes expects.
+    """
+
+    is_exact = False
+
+    def __init__(self, config: IdentityConfig, *, head_dim: int, layer: int, seed: int) -> None:
+        super().__init__(head_dim)
+
+    def _attend(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        boundaries(q_BLHK.shape[0], q_BLHK.shape[1], cu_seqlens)
+        out_BLHK: Tensor = _OwnValue.apply(q_BLHK, k_BLHK, v_BLHK)  # type: ignore[no-untyped-call]
+        return out_BLHK if key_mask_BL is None else out_BLHK.masked_fill(~key_mask_BL[..., None, None], 0)
+
+    def _map(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
+    ) -> Tensor:
+        num_windows, length, num_heads, _ = q_BLHK.shape
+        boundaries(num_windows, length, cu_seqlens)
+        first, behind = row_bounds(rows, length)
+        dtype = torch.float64 if torch.float64 in (q_BLHK.dtype, k_BLHK.dtype) else torch.float32
+        map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
+        diagonal_BHR = map_BHRL.diagonal(first, dim1=-2, dim2=-1)
+        diagonal_BHR.copy_(torch.ones(()) if key_mask_BL is None else key_mask_BL[:, None, first:behind])
+        return map_BHRL
+
+
+class _OwnValue(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor) -> Tensor:
+        ctx.like = [(x.shape, x.dtype) for x in (q_BLHK, k_BLHK)]
+        return v_BLHK.view_as(v_BLHK)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BLHK: Tensor) -> tuple[Tensor, ...]:
+        # one number, seen as many: nothing to fill in
+        zeros = (grad_BLHK.new_zeros((), dtype=dtype).expand(shape) for shape, dtype in ctx.like)
+        return *zeros, grad_BLHK

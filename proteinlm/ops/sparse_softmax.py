@@ -1,0 +1,156 @@
+"""Exact softmax attention in which groups of queries see chosen keys, one group after the other.
+
+A mechanism that sees few keys says which ones by a plan: a list of readings, each a tile of queries and
+the tile of keys that they see. No two readings share a query, so each softmax is whole, and no tensor of
+all queries × keys is ever alive. Letters: G segments × heads of one tile, C its queries, J its keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proteinlm.ops.random_features import accumulation_dtype
+from proteinlm.ops.segments import Tile, row_bounds
+
+# weights of one reading, all heads: 1 MiB in float32; with 4 times as many, narrow windows took 1.7 times the time
+READING_ELEMENTS = 2**18
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """Queries and the keys that they see: of its run and not hidden, less the pairs of ``unseen_CJ`` (None: none)."""
+
+    queries: Tile
+    keys: Tile
+    unseen_CJ: Tensor | None = None
+
+
+def sparse_softmax(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, plan: Sequence[Reading]) -> Tensor:
+    """Return softmax(q_i·k_j / sqrt(K)) v_j over the keys j that the plan shows to each query i.
+
+    Exactly 0, with zero gradients, for a query that is in no reading or sees no key. Scores and sums
+    are float32 for any input but float64, also under autocast. Memory beyond inputs, output and
+    gradients is that of one reading, forward and backward.
+
+    Returns:
+        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
+    """
+    flat = (x.flatten(0, 1) for x in (q_BLHK, k_BLHK, v_BLHK))
+    out_THK: Tensor = _SparseSoftmax.apply(*flat, plan)  # type: ignore[no-untyped-call]
+    return out_THK.view_as(v_BLHK)
+
+
+class _SparseSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, plan: Sequence[Reading]) -> Tensor:
+        dtype = accumulation_dtype(q_THK, k_THK, v_THK)
+        out_THK = torch.zeros_like(v_THK, memory_format=torch.contiguous_format)
+        with torch.autocast(q_THK.device.type, enabled=False):
+            for reading in plan:
+                weights_GCJ = _weights(reading, _queries(reading, q_THK, dtype), _seen(reading, k_THK, dtype))
+                reading.queries.put(out_THK, weights_GCJ @ _seen(reading, v_THK, dtype))
+        ctx.plan = plan
+        ctx.save_for_backward(q_THK, k_THK, v_THK, out_THK)
+        return out_THK
+
+    @staticmethod
+    def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
+        if torch.is_grad_enabled():
+            raise RuntimeError("sparse attention is differentiable once; create_graph=True is not possible")
+        inputs = ctx.saved_tensors
+        dtype = accumulation_dtype(*inputs[:3])
+        # keys are read several times: sums in half precision would lose what comes late
+        grads = [torch.zeros_like(x, dtype=dtype, memory_format=torch.contiguous_format) for x in inputs[:3]]
+        with torch.autocast(grad_THK.device.type, enabled=False):
+            for reading in ctx.plan:
+                _backward(reading, inputs, grad_THK, grads)
+        needed = zip(grads, inputs, ctx.needs_input_grad, strict=False)
+        return *(grad.to(x.dtype) if wanted else None for grad, x, wanted in needed), None
+
+
+def _queries(reading: Reading, q_THK: Tensor, dtype: torch.dtype) -> Tensor:
+    return reading.queries.take(q_THK, dtype).mul_(q_THK.shape[-1] ** -0.5)
+
+
+def _seen(reading: Reading, x_THK: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return x_GJK of the keys, 0 where one is hidden: it may be anything, and 0 times infinity is not 0."""
+    tile = reading.keys
+    if isinstance(tile.positions, slice) and tile.hidden_SC is None and x_THK.dtype == dtype:
+        return x_THK[tile.positions].transpose(0, 1)
+    return tile.hide_keys(tile.take(x_THK, dtype), 0)
+
+
+def _weights(reading: Reading, q_GCK: Tensor, k_GJK: Tensor) -> Tensor:
+    """Return P_GCJ, rows of 0 where no key is seen."""
+    scores_GCJ = q_GCK @ k_GJK.mT
+    hidden_SJ, unseen_CJ = reading.keys.hidden_SC, reading.unseen_CJ
+    # finite, or a query that sees no key would have a softmax of nothing
+    lowest = torch.finfo(scores_GCJ.dtype).min
+    if unseen_CJ is not None:
+        scores_GCJ.masked_fill_(unseen_CJ, lowest)
+    if hidden_SJ is None:
+        return scores_GCJ.softmax(-1)
+    num_runs = reading.keys.num_runs
+    scores_SHCJ = scores_GCJ.view(num_runs, -1, *scores_GCJ.shape[1:]).masked_fill_(hidden_SJ[:, None, None], lowest)
+    unseen_SCJ = hidden_SJ[:, None] if unseen_CJ is None else hidden_SJ[:, None] | unseen_CJ
+    weights_SHCJ: Tensor = scores_SHCJ.softmax(-1).masked_fill_(unseen_SCJ.all(-1)[:, None, :, None], 0)
+    return weights_SHCJ.flatten(0, 1)
+
+
+def _backward(reading: Reading, inputs: tuple[Tensor, ...], grad_THK: Tensor, grads: Sequence[Tensor]) -> None:
+    """Add what one reading contributes: with g the gradient of out, dS_ij = P_ij (g_i·v_j - g_i·out_i)."""
+    q_THK, k_THK, v_THK, out_THK = inputs
+    dtype = grads[0].dtype
+    q_GCK, k_GJK = _queries(reading, q_THK, dtype), _seen(reading, k_THK, dtype)
+    weights_GCJ = _weights(reading, q_GCK, k_GJK)
+    grad_GCK = reading.queries.hide_repeats(reading.queries.take(grad_THK, dtype))
+    _add(reading.keys, grads[2], weights_GCJ.mT @ grad_GCK)
+    offset_GC1 = (grad_GCK * reading.queries.take(out_THK, dtype)).sum(-1, keepdim=True)
+    grad_scores_GCJ = torch.bmm(grad_GCK, _seen(reading, v_THK, dtype).mT).sub_(offset_GC1).mul_(weights_GCJ)
+    _add(reading.keys, grads[1], grad_scores_GCJ.mT @ q_GCK)
+    reading.queries.put(grads[0], (grad_scores_GCJ @ k_GJK).mul_(q_THK.shape[-1] ** -0.5))
+
+
+def _add(tile: Tile, target_THK: Tensor, x_GJK: Tensor) -> None:
+    x_NHK = x_GJK.view(tile.num_runs, -1, *x_GJK.shape[1:]).transpose(1, 2).flatten(0, 1)
+    if isinstance(tile.positions, slice):
+        target_THK[tile.positions].add_(x_NHK)
+    else:
+        target_THK.index_add_(0, tile.positions, x_NHK)
+
+
+@torch.no_grad()
+def sparse_map(q_BLHK: Tensor, k_BLHK: Tensor, plan: Iterable[Reading], rows: slice) -> Tensor:
+    """Return the weights of some rows of queries, without gradient, as map_BHRL.
+
+    Args:
+        plan: readings of one run each.
+        rows: the queries wanted, a slice of L with step 1.
+    """
+    num_windows, length, num_heads, _ = q_BLHK.shape
+    first, behind = row_bounds(rows, length)
+    dtype = accumulation_dtype(q_BLHK, k_BLHK)
+    map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
+    q_THK, k_THK = q_BLHK.flatten(0, 1), k_BLHK.flatten(0, 1)
+    with torch.autocast(q_BLHK.device.type, enabled=False):
+        for reading in plan:
+            queries_C, keys_J = (_positions(tile, q_THK.device) for tile in (reading.queries, reading.keys))
+            window = int(queries_C[0]) // length
+            wanted_C = (queries_C >= window * length + first) & (queries_C < window * length + behind)
+            if wanted_C.any():
+                weights_HCJ = _weights(reading, _queries(reading, q_THK, dtype), _seen(reading, k_THK, dtype))
+                rows_R1 = (queries_C[wanted_C] % length - first)[:, None]
+                map_BHRL[window][:, rows_R1, keys_J % length] = weights_HCJ[:, wanted_C]
+    return map_BHRL
+
+
+def _positions(tile: Tile, device: torch.device) -> Tensor:
+    if isinstance(tile.positions, slice):
+        return torch.arange(tile.positions.start, tile.positions.stop, device=device)
+    return tile.positions
