@@ -4,7 +4,6 @@ import torch
 
 from proteinlm.analysis.trunks import build_trunks
 from proteinlm.attention import FavorConfig
-
 from tests.analysis.conftest import SMALL, small_model
 
 
