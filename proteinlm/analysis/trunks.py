@@ -51,10 +51,14 @@ def favor_settings(model: MaskedLM) -> FavorConfig:
 def build_trunks(model: MaskedLM, settings: ComparisonConfig) -> Trunks:
     """Return the weights of ``model`` behind every kind of attention of the comparison.
 
+    FAVOR+ runs by its features alone, also in the trained model: ``exact_below`` counts as 0.
+
     Raises:
         ConfigError: if the model's feature map cannot have one of the numbers of features.
     """
-    own = favor_settings(model)
+    own = dataclasses.replace(favor_settings(model), exact_below=0)
+    if favor_settings(model).exact_below:
+        model = model.with_attention(own)
 
     def favor(num_features: int, draw: int) -> MaskedLM:
         try:

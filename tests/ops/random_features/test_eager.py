@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -9,7 +11,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from proteinlm.ops.random_features import eager, favor_attention, favor_map, feature_rows, projection_rows, reference
+from proteinlm.errors import ShapeError
+from proteinlm.ops.random_features import (
+    Features,
+    eager,
+    favor_attention,
+    favor_map,
+    feature_rows,
+    projection_rows,
+    reference,
+)
 from proteinlm.ops.softmax_attention import softmax_map
 
 HEADS, HEAD_DIM = 3, 5
@@ -27,33 +38,74 @@ def tile_elements(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("feature_map", ["positive", "hyperbolic"])
+MAPS = {
+    "positive": Features(),
+    "hyperbolic": Features(feature_map="hyperbolic"),
+    "trigonometric": Features(feature_map="trigonometric"),
+    "oprf": Features(feature_map="oprf"),
+    "sderf": Features(feature_map="sderf"),
+    "saderf": Features(feature_map="saderf"),
+    "centred positive": Features(centring=True),
+    "centred hyperbolic": Features(feature_map="hyperbolic", centring=True),
+    "centred trigonometric": Features(feature_map="trigonometric", centring=True),
+    "centred oprf": Features(feature_map="oprf", centring=True),
+    "centred sderf": Features(feature_map="sderf", centring=True),
+    "centred saderf": Features(feature_map="saderf", centring=True),
+    "relu": Features(feature_map="generalised"),
+    "exp": Features(feature_map="generalised", function="exp"),
+    "gelu": Features(feature_map="generalised", function="gelu"),
+    "abs": Features(feature_map="generalised", function="abs", epsilon=0.1),
+    "sigmoid": Features(feature_map="generalised", function="sigmoid"),
+    "relu, no rows": Features(feature_map="generalised", epsilon=0.1),
+    "exp, no rows": Features(feature_map="generalised", function="exp"),
+    "sigmoid, no rows": Features(feature_map="generalised", function="sigmoid"),
+}
+
+
+@pytest.fixture(params=list(MAPS))
+def feature_map(request):
+    """Return the features, the rows that the paper's map takes, and those that ours does."""
+    features = MAPS[request.param]
+    if request.param.endswith("no rows"):
+        return features, None, None
+    return features, rows(), feature_rows(rows(), features.feature_map)
+
+
+def assert_close_to_reference(got: Tensor, wanted: Tensor, features: Features, atol: float) -> None:
+    # a trigonometric normaliser comes close to 0 and multiplies rounding errors by as much
+    slack = 1e4 if features.feature_map == "trigonometric" else 1.0
+    torch.testing.assert_close(got, wanted, rtol=1e-11 * slack, atol=atol * slack)
+
+
 @pytest.mark.usefixtures("tile_elements")
 def test_value_equals_the_reference(layout, feature_map):
+    features, printed_MK, rows_MK = feature_map
     q, k, v = layout.draw(HEADS, HEAD_DIM)
-    out = favor_attention(q, k, v, feature_rows(rows(), feature_map), **layout.options)
-    expected = reference.favor_attention(q, k, v, rows(), feature_map=feature_map, **layout.options)
-    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    out = favor_attention(q, k, v, rows_MK, features=features, **layout.options)
+    expected = reference.favor_attention(q, k, v, printed_MK, features=features, **layout.options)
+    assert_close_to_reference(out, expected, features, 1e-12)
 
 
-@pytest.mark.parametrize("feature_map", ["positive", "hyperbolic"])
 @pytest.mark.usefixtures("tile_elements")
 def test_gradients_equal_the_reference(layout, feature_map):
+    features, printed_MK, rows_MK = feature_map
     q, k, v = layout.draw(HEADS, HEAD_DIM)
     weights = torch.randn(q.shape, dtype=torch.float64)
-    out = favor_attention(q, k, v, feature_rows(rows(), feature_map), **layout.options)
-    expected = reference.favor_attention(q, k, v, rows(), feature_map=feature_map, **layout.options)
+    out = favor_attention(q, k, v, rows_MK, features=features, **layout.options)
+    expected = reference.favor_attention(q, k, v, printed_MK, features=features, **layout.options)
     for got, wanted in zip(
         torch.autograd.grad(out, (q, k, v), weights), torch.autograd.grad(expected, (q, k, v), weights), strict=True
     ):
-        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-11)
+        assert_close_to_reference(got, wanted, features, 1e-11)
 
 
 @pytest.mark.usefixtures("tile_elements")
-def test_implied_map_equals_the_reference(layout):
+def test_implied_map_equals_the_reference(layout, feature_map):
+    features, printed_MK, rows_MK = feature_map
     q, k, _ = layout.draw(HEADS, HEAD_DIM, requires_grad=False)
-    got = favor_map(q, k, rows(), **layout.options)
-    torch.testing.assert_close(got, reference.favor_map(q, k, rows(), **layout.options), rtol=0, atol=1e-12)
+    got = favor_map(q, k, rows_MK, features=features, **layout.options)
+    expected = reference.favor_map(q, k, printed_MK, features=features, **layout.options)
+    assert_close_to_reference(got, expected, features, 1e-12)
 
 
 @pytest.mark.usefixtures("tile_elements")
@@ -114,47 +166,130 @@ def test_differentiating_twice_is_refused():
     [c for n in (1, 2) for c in itertools.combinations(range(3), n)],
     ids=lambda c: "".join("qkv"[i] for i in c),
 )
-def test_each_gradient_is_the_same_when_others_are_not_wanted(wanted):
-    drawn = [torch.randn(2, 11, 2, 4, dtype=torch.float64) for _ in range(3)]
+@pytest.mark.parametrize("name", ["positive", "centred sderf", "relu", "centred trigonometric"])
+def test_each_gradient_is_the_same_when_others_are_not_wanted(wanted, name):
+    attend = functools.partial(favor_attention, rows_MK=wide_rows(name), features=MAPS[name])
+    drawn = [torch.randn(2, 11, 2, 16, dtype=torch.float64) for _ in range(3)]
     every = [x.clone().requires_grad_() for x in drawn]
     some = [x.clone().requires_grad_(i in wanted) for i, x in enumerate(drawn)]
-    favor_attention(*every, rows(8, 4)).square().sum().backward()
-    favor_attention(*some, rows(8, 4)).square().sum().backward()
+    attend(*every).square().sum().backward()
+    attend(*some).square().sum().backward()
     assert all(torch.equal(some[i].grad, every[i].grad) for i in wanted)
 
 
+def wide_rows(name: str) -> Tensor | None:
+    """Return 64 rows of width 16 for a map of ``MAPS``, or 32 of "hyperbolic" and its negatives."""
+    if name.endswith("no rows"):
+        return None
+    drawn = rows(64, 16)
+    return feature_rows(drawn[:32], "hyperbolic") if MAPS[name].feature_map == "hyperbolic" else drawn
+
+
+@pytest.mark.parametrize("name", list(MAPS))
 @pytest.mark.parametrize("num_pads", [0, 8, 96])
-def test_pads_change_no_valid_output(num_pads):
+def test_pads_change_no_valid_output(num_pads, name):
+    attend = functools.partial(favor_attention, rows_MK=wide_rows(name), features=MAPS[name])
     q, k, v = (torch.randn(2, 32, 2, 16, dtype=torch.float64) for _ in range(3))
-    alone = favor_attention(q, k, v, rows(64, 16))
     padded = [torch.cat((x, torch.randn(2, num_pads, 2, 16, dtype=torch.float64)), 1) for x in (q, k, v)]
     key_mask = (torch.arange(32 + num_pads) < 32).expand(2, -1)
-    torch.testing.assert_close(
-        favor_attention(*padded, rows(64, 16), key_mask_BL=key_mask)[:, :32], alone, rtol=0, atol=1e-10
-    )
+    got = attend(*padded, key_mask_BL=key_mask)[:, :32]
+    torch.testing.assert_close(got, attend(q, k, v), rtol=1e-10, atol=1e-10)
 
 
-def test_neighbours_in_a_window_change_no_output():
-    lengths = [1, 300, 41, 7, 40, 38, 1200]
+@pytest.mark.parametrize("name", list(MAPS))
+def test_neighbours_in_a_window_change_no_output(name):
+    attend = functools.partial(favor_attention, rows_MK=wide_rows(name), features=MAPS[name])
+    # where one token is a segment or two, covariances have null spaces
+    lengths = [1, 300, 41, 7, 40, 38, 2, 1200]
     parts = [[torch.randn(1, n, 2, 16, dtype=torch.float64) for _ in range(3)] for n in lengths]
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
     packed = [torch.cat(x, 1) for x in zip(*parts, strict=True)]
-    together = favor_attention(*packed, rows(512, 16), cu_seqlens=cu_seqlens).split(lengths, 1)
+    together = attend(*packed, cu_seqlens=cu_seqlens).split(lengths, 1)
     for part, got in zip(parts, together, strict=True):
-        torch.testing.assert_close(got, favor_attention(*part, rows(512, 16)), rtol=0, atol=1e-10)
+        torch.testing.assert_close(got, attend(*part), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", list(MAPS))
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_hidden_keys_and_values_may_hold_anything(value):
-    q, k, v = (torch.randn(1, 12, 2, 4, dtype=torch.float64) for _ in range(3))
+def test_hidden_keys_and_values_may_hold_anything(value, name):
+    q, k, v = (torch.randn(1, 12, 2, 16, dtype=torch.float64) for _ in range(3))
     key_mask = torch.arange(12)[None] % 3 > 0
     dirty = (q, *(x.masked_fill(~key_mask[..., None, None], value) for x in (k, v)))
     results = []
     for inputs in ((q, k, v), dirty):
         leaves = [x.clone().requires_grad_() for x in inputs]
-        out = favor_attention(*leaves, rows(8, 4), key_mask_BL=key_mask)
+        out = favor_attention(*leaves, wide_rows(name), features=MAPS[name], key_mask_BL=key_mask)
         results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
     assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("name", [name for name, features in MAPS.items() if features.uses_statistics])
+def test_hidden_queries_are_not_part_of_the_statistics(name):
+    q, k, v = (torch.randn(1, 12, 2, 16, dtype=torch.float64) for _ in range(3))
+    key_mask = torch.arange(12)[None] % 3 > 0
+    dirty = q.masked_fill(~key_mask[..., None, None], math.nan)
+    got, expected = (
+        favor_attention(x, k, v, wide_rows(name), features=MAPS[name], key_mask_BL=key_mask) for x in (dirty, q)
+    )
+    assert torch.equal(got[key_mask], expected[key_mask])
+
+
+@pytest.mark.parametrize("name", list(MAPS))
+def test_equal_tokens_have_finite_outputs_and_gradients(name):
+    # no spread to normalise by, no norm, and products that underflow
+    for size in (0.0, 1.0, 1e-30):
+        leaves = [torch.full((1, 6, 2, 16), size, requires_grad=True) for _ in range(3)]
+        out = favor_attention(*leaves, wide_rows(name), features=MAPS[name])
+        out.sum().backward()
+        torch.testing.assert_close(out, leaves[2])
+        assert all(x.grad.isfinite().all() for x in leaves)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [name for name in MAPS if "trigonometric" not in name])
+def test_every_map_is_within_rounding_of_float64_at_ordinary_norms(dtype, name):
+    generator = torch.Generator().manual_seed(4)
+    q, k, v = (torch.randn(1, 200, 2, 16, generator=generator).to(dtype) for _ in range(3))
+    rows_MK = wide_rows(name)
+    expected = favor_attention(q.double(), k.double(), v.double(), rows_MK, features=MAPS[name])
+    # log-features are below 100, and so in error by less than 20 × 100 × 2^-24 = 1.2e-4 (see the test above)
+    tolerance = 4 * 1.2e-4 * v.double().abs().max() + torch.finfo(dtype).eps / 2 * expected.abs()
+    assert ((favor_attention(q, k, v, rows_MK, features=MAPS[name]).double() - expected).abs() <= tolerance).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [name for name in MAPS if "trigonometric" not in name])
+def test_every_map_has_finite_gradients_in_half_precision(dtype, name):
+    q, k, v = ((4 * torch.randn(1, 300, 2, 16)).to(dtype).requires_grad_() for _ in range(3))
+    favor_attention(q, k, v, wide_rows(name), features=MAPS[name]).float().square().sum().backward()
+    assert all(x.grad.isfinite().all() and x.grad.dtype == dtype for x in (q, k, v))
+
+
+def test_trigonometric_weights_sum_to_one_and_can_be_negative():
+    q, k = (torch.randn(1, 50, 2, 16, dtype=torch.float64) for _ in range(2))
+    weights = favor_map(q, k, rows(64, 16), features=MAPS["trigonometric"])
+    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2, 50, dtype=torch.float64))
+    assert weights.min() < 0
+
+
+@pytest.mark.parametrize("name", [name for name in MAPS if "trigonometric" not in name])
+def test_weights_of_every_other_map_are_not_negative(name):
+    q, k = (torch.randn(1, 50, 2, 16, dtype=torch.float64) for _ in range(2))
+    assert favor_map(q, k, wide_rows(name), features=MAPS[name]).min() >= 0
+
+
+@pytest.mark.parametrize("size", [(8, 5), (8,)], ids=["width", "one dimension"])
+def test_rows_that_do_not_fit_are_refused(size):
+    q, k, v = (torch.randn(1, 4, 1, 3) for _ in range(3))
+    with pytest.raises(ShapeError, match=re.escape(f"projection rows are {size}; expected (M, 3)")):
+        favor_attention(q, k, v, torch.randn(size))
+
+
+@pytest.mark.parametrize("feature_map", ["positive", "trigonometric", "oprf"])
+def test_maps_of_random_rows_need_some(feature_map):
+    q, k, v = (torch.randn(1, 4, 1, 3) for _ in range(3))
+    with pytest.raises(ShapeError, match=f"no projection rows; {feature_map} features are of random rows"):
+        favor_attention(q, k, v, None, features=Features(feature_map=feature_map))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -222,11 +357,12 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("cu_seqlens", [None, torch.arange(0, 8193, 64, dtype=torch.int32)], ids=["long", "packed"])
-def test_no_tensor_of_all_positions_features_and_heads_is_alive(cu_seqlens):
+@pytest.mark.parametrize("name", list(MAPS))
+def test_no_tensor_of_all_positions_features_and_heads_is_alive(cu_seqlens, name):
     inputs = [torch.randn(1, 8192, 4, 8, requires_grad=True) for _ in range(3)]
-    rows_MK = rows(256, 8)
+    rows_MK = None if name.endswith("no rows") else rows(256, 8)
     with LargestTensor() as largest:
-        favor_attention(*inputs, rows_MK, cu_seqlens=cu_seqlens).sum().backward()
+        favor_attention(*inputs, rows_MK, features=MAPS[name], cu_seqlens=cu_seqlens).sum().backward()
     # the larger of a tile of features and one input; all features would take 32 MiB
     assert largest.num_bytes <= max(4 * eager.TILE_ELEMENTS, 4 * inputs[0].numel())
 

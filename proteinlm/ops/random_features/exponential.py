@@ -1,0 +1,134 @@
+"""Features known by their logarithms: two softmaxes, and no normaliser to divide by.
+
+Notation: x = q / K^(1/4), y = k / K^(1/4), rows w_r, l_jr = w_r·y_j - |y_j|^2 / 2. A factor that a
+query or a feature has for all keys cancels between numerator and normaliser, and so
+
+    out_i = sum_r P_ir U_r,  P_i = softmax over r of (w_r·x_i + s_r),
+    U_r = sum_j A_jr v_j,    A_r = softmax over visible keys j of l_jr,  s_r = logsumexp over j of l_jr:
+
+each query averages over features what each feature averages over keys. The normaliser is 1 by
+construction: no epsilon to add, nothing to overflow, and the gradient needs no constants. Maps that use
+statistics put other coordinates in the place of x and y and add to l_jr and s_r what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from proteinlm.ops.random_features.coordinates import Coordinates
+from proteinlm.ops.random_features.features import Features, log_features
+from proteinlm.ops.random_features.tiled import State, TiledFeatures
+from proteinlm.ops.segments import Tile
+
+
+class ExponentialFeatures(TiledFeatures):
+    """All maps whose features are exponentials; states hold s and U."""
+
+    rows_MK: Tensor
+
+    def __init__(self, features: Features, rows_MK: Tensor, dtype: torch.dtype) -> None:
+        super().__init__(features, rows_MK, dtype)
+        self.num_features = len(rows_MK)
+
+    def average_keys(
+        self, tiles: Sequence[Tile], k_THK: Tensor, v_THK: Tensor, coordinates: Coordinates | None
+    ) -> State:
+        """Return s and U; sums are rescaled as their maximum grows."""
+        rows_MK = self.rows_MK
+        num_matrices = tiles[0].num_runs * k_THK.shape[1]
+        # finite, or a tile without a visible key would subtract infinity from itself
+        maxima_G1M = rows_MK.new_full((num_matrices, 1, len(rows_MK)), torch.finfo(rows_MK.dtype).min / 4)
+        sums_G1M = torch.zeros_like(maxima_G1M)
+        means_GMK = rows_MK.new_zeros(num_matrices, len(rows_MK), v_THK.shape[-1])
+        for tile in tiles:
+            _, key_GCM = self._keys(tile, k_THK, coordinates)
+            grown_G1M = torch.maximum(maxima_G1M, key_GCM.amax(1, keepdim=True))
+            key_GCM.sub_(grown_G1M).exp_()
+            shrink_G1M = maxima_G1M.sub_(grown_G1M).exp_()
+            sums_G1M.mul_(shrink_G1M).add_(key_GCM.sum(1, keepdim=True))
+            means_GMK.mul_(shrink_G1M.mT).baddbmm_(key_GCM.mT, self.values(tile, v_THK))
+            maxima_G1M = grown_G1M
+        means_GMK.div_(sums_G1M.mT)
+        return State(maxima_G1M.add_(sums_G1M.log_()), means_GMK)
+
+    def query_weights(self, tile: Tile, q_THK: Tensor, state: State, coordinates: Coordinates | None) -> Tensor:
+        """Return P_GCM."""
+        x_GCK, offset_G1M = self._scaled(tile, q_THK), state.sums_G1M
+        if coordinates is not None:
+            x_GCK = coordinates.queries(x_GCK)
+            if coordinates.feature_offset_G1M is not None:
+                offset_G1M = offset_G1M + coordinates.feature_offset_G1M
+        return torch.baddbmm(offset_G1M, x_GCK, self.rows_MK.T.expand(len(x_GCK), -1, -1)).softmax(-1)
+
+    def key_weights(self, tile: Tile, k_THK: Tensor, state: State, coordinates: Coordinates | None) -> Tensor:
+        """Return A_GCM."""
+        return self._keys(tile, k_THK, coordinates)[1].sub_(state.sums_G1M).exp_()
+
+    def _scaled(self, tile: Tile, x_THK: Tensor) -> Tensor:
+        return tile.take(x_THK, self.dtype).mul_(x_THK.shape[-1] ** -0.25)
+
+    def _keys(self, tile: Tile, k_THK: Tensor, coordinates: Coordinates | None) -> tuple[Tensor, Tensor]:
+        """Return y_GCK and l_GCM, minus infinity where a key is hidden."""
+        # a hidden key may be anything, and 0 times infinity is not 0
+        y_GCK = tile.hide_keys(self._scaled(tile, k_THK), 0)
+        seen_GCK, offset_GC1 = y_GCK, None
+        if coordinates is not None:
+            y_GCK, seen_GCK, offset_GC1 = coordinates.keys(y_GCK)
+        return y_GCK, tile.hide_keys(log_features(seen_GCK, self.rows_MK, offset_GC1), -torch.inf)
+
+    def backward_queries(
+        self,
+        tiles: Sequence[Tile],
+        inputs: tuple[Tensor, Tensor, Tensor],
+        state: State,
+        coordinates: Coordinates | None,
+        grad_q_THK: Tensor | None,
+    ) -> State:
+        """Fill in the gradient of q and return those of s, less what U loses by it, and of U.
+
+        With g the gradient of out: dU = P^T g, dlogits_ir = P_ir (g_i·U_r - g_i·out_i), ds_r = sum_i
+        dlogits_ir; the softmax of the keys needs ds_r - dU_r·U_r.
+        """
+        q_THK, out_THK, grad_THK = inputs
+        grad_sums_G1M, grad_means_GMK = torch.zeros_like(state.sums_G1M), torch.zeros_like(state.means_GMK)
+        for tile in tiles:
+            weights_GCM = self.query_weights(tile, q_THK, state, coordinates)
+            grad_GCK = tile.hide_repeats(tile.take(grad_THK, self.dtype))
+            grad_means_GMK.baddbmm_(weights_GCM.mT, grad_GCK)
+            offset_GC1 = (grad_GCK * tile.take(out_THK, self.dtype)).sum(-1, keepdim=True)
+            grad_logits_GCM = torch.baddbmm(offset_GC1, grad_GCK, state.means_GMK.mT, beta=-1).mul_(weights_GCM)
+            grad_sums_G1M.add_(grad_logits_GCM.sum(1, keepdim=True))
+            if grad_q_THK is not None:
+                grad_x_GCK = grad_logits_GCM @ self.rows_MK
+                if coordinates is not None:
+                    grad_x_GCK = coordinates.query_gradient(grad_x_GCK)
+                tile.put(grad_q_THK, grad_x_GCK.mul_(q_THK.shape[-1] ** -0.25))
+        return State(grad_sums_G1M.sub_((grad_means_GMK * state.means_GMK).sum(-1)[:, None]), grad_means_GMK)
+
+    def backward_keys(
+        self,
+        tiles: Sequence[Tile],
+        inputs: tuple[Tensor, Tensor],
+        states: tuple[State, State],
+        coordinates: Coordinates | None,
+        grads: Sequence[Tensor | None],
+    ) -> None:
+        """Fill in the gradients of k and v: dv = A dU, dl_jr = A_jr (v_j·dU_r + ds_r - dU_r·U_r)."""
+        (k_THK, v_THK), (state, grad_state) = inputs, states
+        for tile in tiles:
+            y_GCK, logarithms_GCM = self._keys(tile, k_THK, coordinates)
+            weights_GCM = logarithms_GCM.sub_(state.sums_G1M).exp_()
+            if grads[1] is not None:
+                tile.put(grads[1], weights_GCM @ grad_state.means_GMK)
+            if grads[0] is not None:
+                v_GCK = self.values(tile, v_THK)
+                grad_GCM = torch.baddbmm(grad_state.sums_G1M, v_GCK, grad_state.means_GMK.mT).mul_(weights_GCM)
+                grad_y_GCK, grad_offset_GC1 = grad_GCM @ self.rows_MK, grad_GCM.sum(-1, keepdim=True)
+                if coordinates is None:
+                    grad_y_GCK.addcmul_(y_GCK, grad_offset_GC1, value=-1)
+                else:
+                    grad_y_GCK = coordinates.key_gradient(grad_y_GCK, grad_offset_GC1, y_GCK)
+                tile.put(grads[0], grad_y_GCK.mul_(k_THK.shape[-1] ** -0.25))
