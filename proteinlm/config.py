@@ -7,9 +7,11 @@ range are refused, all of them at once, each by its dotted name.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,7 +48,7 @@ def override(table: Mapping[str, Any], assignments: Iterable[str]) -> Table:
     Raises:
         ConfigError: if an assignment has no ``=`` or goes through something that is no table.
     """
-    result: Table = json.loads(json.dumps(table))
+    result: Table = copy.deepcopy(dict(table))
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():
@@ -81,6 +83,10 @@ def parse(kind: type[Config], table: Mapping[str, Any], *, source: str) -> Confi
     """
     import pydantic
 
+    if unbounded := list(_unbounded(table)):
+        raise ConfigError(
+            "\n".join(f"{source}: {name}: is {value}; expected a finite number" for name, value in unbounded)
+        )
     try:
         # strict JSON mode turns lists into tuples and tables into dataclasses, and nothing else
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(table), strict=True, extra="forbid")
@@ -89,6 +95,14 @@ def parse(kind: type[Config], table: Mapping[str, Any], *, source: str) -> Confi
         raise ConfigError("\n".join(f"{source}: {fault}" for fault in faults)) from error
     except TypeError as error:
         raise ConfigError(f"{source}: a setting is no number, text, truth value, list or table ({error})") from error
+
+
+def _unbounded(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _unbounded(value, f"{prefix}{name}.")
+        values = value if isinstance(value, list | tuple) else [value]
+        yield from ((prefix + name, one) for one in values if isinstance(one, float) and not math.isfinite(one))
 
 
 def to_table(config: Any) -> Table:
@@ -114,7 +128,8 @@ def _fault(kind: type, item: dict[str, Any]) -> str:
             context = item["ctx"]
             return f"{name}.kind: is '{context['tag']}'; expected one of {context['expected_tags']}"
     message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{name}: {message[0].lower()}{message[1:]}" + _found(item)
+    place = f"{name}: " if name else ""
+    return f"{place}{message[0].lower()}{message[1:]}" + _found(item)
 
 
 def _found(item: dict[str, Any]) -> str:

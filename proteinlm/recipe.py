@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import proteinlm
 from proteinlm import config
 from proteinlm.attention import AttentionConfig
@@ -39,14 +41,14 @@ RUN_FILE = "run.json"
 TRAINING_SPLIT = "train"
 
 # settings that may differ when a run goes on: they change no step that was taken
-_MAY_CHANGE = (
+_MAY_CHANGE = {
     "engine.deepspeed_config",
     "training.log_interval",
     "training.checkpoint_interval",
     "training.keep_states",
     "training.windows_per_micro_batch",
     "validation.interval",
-)
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +109,8 @@ def train(
         ConfigError: if recipe or corpus differ from those of the run to go on with.
     """
     corpus = open_corpus(corpus_path)
+    if not corpus.splits[TRAINING_SPLIT].num_sequences:
+        raise ConfigError(f"{corpus_path}: has no training proteins; ingest with smaller validation shares")
     model = MaskedLM(recipe.model, seed=recipe.seed)
     model.start_at_frequencies(_vocabulary_counts(corpus, recipe.model.vocab_size))
     _check_folder(folder, resume)
@@ -174,8 +178,7 @@ def _loop(
         start=start.next_window,
     )
 
-    def export(step: int) -> None:
-        weights = engine.weights()
+    def export(step: int, weights: dict[str, Tensor]) -> None:
         if engine.rank == 0:
             model = engine.objective.model
             path = folder / CHECKPOINT_FOLDER
@@ -201,8 +204,8 @@ def _loop(
 
 
 def validation_splits(corpus: Corpus, settings: ValidationConfig, *, seed: int) -> dict[str, MaskedProteins]:
-    """Return the proteins of every validation split of a corpus, with hidden residues."""
-    names = [name for name in corpus.splits if name != TRAINING_SPLIT]
+    """Return the proteins of every validation split that holds any, with hidden residues."""
+    names = [name for name, split in corpus.splits.items() if name != TRAINING_SPLIT and split.num_sequences]
     return {name: choose_proteins(corpus.sequences(name), settings, seed=seed, split=name) for name in names}
 
 
@@ -298,13 +301,14 @@ def _check_same_run(folder: Path, about: dict[str, Any]) -> None:
     path = folder / RUN_FILE
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read, so there is no run to resume ({error})") from error
-    if before["metadata"]["corpus"] != about["metadata"]["corpus"]:
+        old, digest = _flat(before["recipe"]), before["metadata"]["corpus"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: cannot be read, so there is no run to resume ({error!r})") from error
+    if digest != about["metadata"]["corpus"]:
         raise ConfigError(f"{path}: the run was trained on another corpus; resume with the corpus it began with")
-    old, new = _flat(before["recipe"]), _flat(about["recipe"])
+    new = _flat(about["recipe"])
     changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    refused = [name for name in changed if not name.startswith(_MAY_CHANGE)]
+    refused = [name for name in changed if name not in _MAY_CHANGE]
     if refused:
         faults = [f"{name}: was {old.get(name)!r} when the run began and is {new.get(name)!r} now" for name in refused]
         raise ConfigError("\n".join([*faults, "resume with the recipe of the run, or start another run"]))

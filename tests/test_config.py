@@ -69,6 +69,17 @@ def test_fault_is_named_with_its_place_and_the_way_out(table, message):
     assert _message(table).startswith(f"run.toml: {message}")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_number_that_is_not_finite_is_refused(value):
+    table = config.override({"seed": 1}, [f"model.rate={value}", f"model.betas=[0.5, {value}]"])
+    assert _message(table).splitlines()[0].startswith(f"run.toml: model.rate: is {value}; expected a finite number")
+    assert "model.betas" in _message(table)
+
+
+def test_value_that_is_no_setting_of_any_kind_is_refused():
+    assert "a setting is no number" in _message(config.override({}, ["seed=2020-01-01"]))
+
+
 def test_all_faults_are_listed():
     assert len(_message({"model": {"num_layer": 3, "rate": "high"}}).splitlines()) == 3
 

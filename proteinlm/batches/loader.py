@@ -14,6 +14,7 @@ from proteinlm.batches.masking import NOT_CHOSEN, MaskingConfig, mask_tokens
 from proteinlm.batches.packing import PackingConfig, Sequences, Window, build_window
 from proteinlm.batches.sampler import WindowKey, WindowSampler
 from proteinlm.randomness import stream, stream_key
+from proteinlm.sequence.alphabet import UNK
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def collate(
     bounds = [window.bounds[1:] + row * length for row, window in enumerate(windows)]
     num_tokens = numpy.array([window.num_tokens for window in windows])
     key_mask = numpy.arange(length)[None] < num_tokens[:, None]
-    # residues are the ids from 4 (L) up; <cls>, <pad>, <eos> and <unk> come before them
-    num_residues = sum(int((window.tokens > 3).sum()) for window in windows)
+    # residues come after <cls>, <pad>, <eos> and <unk>
+    num_residues = sum(int((window.tokens > UNK).sum()) for window in windows)
     return MaskedBatch(
         tokens_BL=torch.from_numpy(numpy.stack(corrupted).astype(numpy.int64)),
         targets_BL=torch.from_numpy(numpy.stack(targets)),

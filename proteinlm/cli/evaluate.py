@@ -33,12 +33,10 @@ def command(checkpoint: Path, corpus: Path, assignments: tuple[str, ...], device
     scores = evaluate_checkpoint(checkpoint, corpus, attention=assignments, device=device)
     if not scores.is_training_corpus:
         note("the checkpoint was trained on another corpus: proteins that are validated here may have been trained on")
+    if not scores.results:
+        note(f"{corpus}: has no validation proteins; ingest with a larger --validation-share")
     if as_json:
         click.echo(json.dumps([result.figures() for result in scores.results], indent=2))
         return
     for score in scores.results:
-        click.echo(
-            f"{score.split}: perplexity {score.model.perplexity:.3f} (unigram {score.unigram.perplexity:.3f}), "
-            f"accuracy {score.model.accuracy:.2%} (unigram {score.unigram.accuracy:.2%}), "
-            f"{score.model.num_targets:,} targets"
-        )
+        click.echo(score)

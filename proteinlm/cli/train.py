@@ -40,13 +40,11 @@ def command(recipe: Path, corpus: Path, output: Path, resume: bool, assignments:
         recipe_folder=recipe.parent,
         progress=TerminalProgress(),
     )
+    if not result.is_first_process:
+        raise SystemExit(int(result.was_interrupted))
     done = result.progress
     for score in result.validation:
-        click.echo(
-            f"{score.split}: perplexity {score.model.perplexity:.2f} (unigram {score.unigram.perplexity:.2f}), "
-            f"accuracy {score.model.accuracy:.1%} (unigram {score.unigram.accuracy:.1%}), "
-            f"{score.model.num_targets:,} targets"
-        )
+        click.echo(score)
     note(f"trained {done.step:,} steps on {done.num_residues:,} residues in {seconds(start)}; run is in {output}")
     if result.was_interrupted:
         note(f"interrupted: the state is saved; go on with --resume and --output {output}")

@@ -49,8 +49,8 @@ class MaskedScore:
 
     Attributes:
         num_targets: residues that were predicted.
-        loss: cross-entropy in nats per target.
-        accuracy: share of the targets whose likeliest residue was right.
+        loss: cross-entropy in nats per target; NaN if there is no target.
+        accuracy: share of the targets whose likeliest residue was right; NaN if there is no target.
     """
 
     num_targets: int
@@ -175,7 +175,9 @@ class AnswerSum:
     def score(self) -> MaskedScore:
         """Return the figures over everything added."""
         count = int(self.target_counts.sum())
-        return MaskedScore(count, self.loss / max(1, count), self.num_correct / max(1, count))
+        if not count:
+            return MaskedScore(0, math.nan, math.nan)
+        return MaskedScore(count, self.loss / count, self.num_correct / count)
 
 
 def add_answers(
@@ -233,5 +235,7 @@ def unigram_score(token_counts: Sequence[int], target_counts: NDArray[numpy.int6
     counts = numpy.maximum(numpy.asarray(token_counts, dtype=numpy.float64), 0.5)
     log_frequencies = numpy.log(counts / counts.sum())
     count = int(target_counts.sum())
-    loss = -float((log_frequencies * target_counts).sum()) / max(1, count)
-    return MaskedScore(count, loss, int(target_counts[counts.argmax()]) / max(1, count))
+    if not count:
+        return MaskedScore(0, math.nan, math.nan)
+    loss = -float((log_frequencies * target_counts).sum()) / count
+    return MaskedScore(count, loss, int(target_counts[counts.argmax()]) / count)

@@ -57,6 +57,7 @@ class DeepSpeedEngine:
         self.rank = distributed.get_rank()
         self.world_size = distributed.get_world_size()
         self._zero_stage = settings.zero_stage
+        self.expects_overflow = settings.precision == "float16"
         accumulation = windows_per_step // (micro_batch * self.world_size)
         self.objective = objective
         table = deepspeed_settings(settings, optimiser, micro_batch=micro_batch, accumulation=accumulation, extra=extra)

@@ -50,12 +50,21 @@ class StepResult:
 
 
 class TrainingEngine(Protocol):
-    """Owns the weights while they are trained."""
+    """Owns the weights while they are trained.
+
+    Attributes:
+        rank: number of this process.
+        world_size: number of processes.
+        device: on which batches are worked on.
+        objective: what is trained.
+        expects_overflow: gradients may overflow now and then, and such steps are skipped.
+    """
 
     rank: int
     world_size: int
     device: torch.device
     objective: MaskedLMObjective
+    expects_overflow: bool
 
     def step(self, batches: Sequence[MaskedBatch], *, num_targets: int, learning_rate: float) -> StepResult:
         """Take one optimiser step on the mean loss over ``num_targets`` targets of all processes."""

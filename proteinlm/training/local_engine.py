@@ -23,6 +23,7 @@ class LocalEngine:
 
     rank = 0
     world_size = 1
+    expects_overflow = False
 
     def __init__(self, objective: MaskedLMObjective, optimiser: OptimiserConfig, device: torch.device) -> None:
         self.device = device

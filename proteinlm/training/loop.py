@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch import Tensor
+
 from proteinlm.batches.loader import BatchLoader, MaskedBatch
 from proteinlm.batches.packing import PackingConfig
 from proteinlm.batches.sampler import WindowKey
@@ -23,8 +25,9 @@ from proteinlm.training.optimiser import OptimiserConfig, ScheduleConfig
 from proteinlm.training.states import STATE_FOLDER, complete_state
 from proteinlm.training.validation import ValidationResult, validate
 
-# steps in a row without a finite gradient: float16 takes some to find its loss scale, and then no more
+# steps in a row that float16 may take to find its loss scale
 MOST_SKIPPED = 50
+_WAY_OUT = "lower optimiser.learning_rate or take another engine.precision; the state saved last is the last good one"
 # repeats of a signal within this time are the same request
 SAME_REQUEST_SECONDS = 10.0
 
@@ -79,6 +82,7 @@ class RunProgress:
         num_residues: residues trained on, by all processes.
         seconds: spent in training steps.
         next_window: the first window of the next step.
+        is_validated: the step was validated, or needs no validation.
         tally: sums that no line of the journal has yet.
     """
 
@@ -87,6 +91,7 @@ class RunProgress:
     num_residues: int = 0
     seconds: float = 0.0
     next_window: WindowKey = WindowKey(0, 0)  # noqa: RUF009  (frozen)
+    is_validated: bool = False
     tally: Tally = field(default_factory=Tally)
 
     @classmethod
@@ -111,11 +116,13 @@ class RunResult:
         progress: how far it came.
         validation: the last scores, split by split.
         was_interrupted: a signal asked it to stop; its state is saved.
+        is_first_process: this is the process that speaks for all.
     """
 
     progress: RunProgress
     validation: list[ValidationResult]
     was_interrupted: bool
+    is_first_process: bool
 
 
 @dataclass
@@ -133,7 +140,7 @@ class TrainingLoop:
         validation_interval: optimiser steps.
         token_counts: of the training split.
         folder: of the run.
-        export: writes the checkpoint that people pass on, given the step; every process calls it.
+        export: writes the checkpoint that people pass on, given step and weights; every process calls it.
         identity: what a state can be loaded by again; saved with it.
         journal: of the first process; None on the others.
         report: told of every step.
@@ -150,7 +157,7 @@ class TrainingLoop:
     validation_interval: int
     token_counts: list[int]
     folder: Path
-    export: Callable[[int], None]
+    export: Callable[[int, dict[str, Tensor]], None]
     identity: Mapping[str, Any]
     journal: Journal | None
     report: Progress
@@ -165,12 +172,12 @@ class TrainingLoop:
         """
         num_steps = self.schedule.num_steps
         validation: list[ValidationResult] = []
-        if self.progress.step == 0:
+        if not self.progress.is_validated:
             validation = self._validate()
         elif self.progress.step == num_steps:
             # a run that was killed after its last state: what is missing is made now
             validation = self._validate(is_repeated=True)
-            self.export(num_steps)
+            self.export(num_steps, self._finite_weights())
         self.report.start("training", num_steps, "steps", done=self.progress.step)
         was_interrupted = False
         with StopSignal() as stop:
@@ -180,12 +187,12 @@ class TrainingLoop:
                 was_interrupted = is_asked_to_stop and step < num_steps
                 if step % self.settings.log_interval == 0 or step == num_steps:
                     self._log()
-                if step == num_steps or (step % self.validation_interval == 0 and not was_interrupted):
+                if not self.progress.is_validated and not was_interrupted:
                     validation = self._validate()
                 if step == num_steps or was_interrupted or step % self.settings.checkpoint_interval == 0:
                     self._save()
         self.report.finish()
-        return RunResult(self.progress, validation, was_interrupted)
+        return RunResult(self.progress, validation, was_interrupted, self.engine.rank == 0)
 
     def _step(self, stop: StopSignal) -> bool:
         """Take a step; return whether some process was asked to stop."""
@@ -208,6 +215,8 @@ class TrainingLoop:
         self.progress.num_residues += num_residues
         self.progress.seconds += elapsed
         self.progress.next_window = self.loader.sampler.next
+        is_due = self.progress.step % self.validation_interval == 0 or self.progress.step == self.schedule.num_steps
+        self.progress.is_validated = not is_due
         self._last = (rate, result.gradient_norm)
         speed = f"{num_residues / elapsed:,.0f} residues/s"
         self.report.advance(1, loss=f"{result.loss / max(1, own_targets):.3f}", speed=speed)
@@ -222,17 +231,22 @@ class TrainingLoop:
         return round(sums[0]), round(sums[1]), round(sums[2])
 
     def _check(self, result: StepResult) -> None:
-        where = f"step {self.progress.step + 1}: the gradient is not finite"
-        way_out = "lower optimiser.learning_rate or take another engine.precision; --resume goes on from the last state"
-        if not result.was_skipped:
+        if math.isfinite(result.gradient_norm) and not result.was_skipped:
             self._skipped_in_a_row = 0
-            if not math.isfinite(result.gradient_norm):
-                raise ProteinLMError(f"{where}; {way_out}")
             return
         self.progress.num_skipped += 1
         self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= MOST_SKIPPED:
-            raise ProteinLMError(f"{where}, as in the {MOST_SKIPPED - 1} steps before; {way_out}")
+        # float16 finds its loss scale by overflowing; elsewhere nothing good comes after the first time
+        allowed = MOST_SKIPPED if self.engine.expects_overflow and result.was_skipped else 0
+        if self._skipped_in_a_row > allowed:
+            raise ProteinLMError(f"step {self.progress.step + 1}: the gradient is not finite; {_WAY_OUT}")
+
+    def _finite_weights(self) -> dict[str, Tensor]:
+        weights = self.engine.weights()
+        for name, weight in weights.items():
+            if not bool(weight.isfinite().all()):
+                raise ProteinLMError(f"step {self.progress.step}: the weight '{name}' is not finite; {_WAY_OUT}")
+        return weights
 
     def _log(self) -> None:
         tally, self.progress.tally = self.progress.tally, Tally()
@@ -265,12 +279,14 @@ class TrainingLoop:
         for result in results:
             if self.journal is not None and not is_repeated:
                 self.journal.write("validation", self.progress.step, result.figures())
+        self.progress.is_validated = True
         return results
 
     def _use_draw_of_step(self, step: int) -> None:
         self.engine.objective.model.set_step(step)
 
     def _save(self) -> None:
+        weights = self._finite_weights()
         folder, tag = self.folder / STATE_FOLDER, f"step-{self.progress.step:09d}"
         self.engine.save_state(folder / tag)
         own = self.progress.tally
@@ -282,7 +298,7 @@ class TrainingLoop:
             complete_state(
                 folder, tag, {"identity": dict(self.identity), "progress": progress}, keep=self.settings.keep_states
             )
-        self.export(self.progress.step)
+        self.export(self.progress.step, weights)
 
 
 class StopSignal:

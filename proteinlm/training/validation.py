@@ -60,6 +60,13 @@ class ValidationResult:
             "num_targets": self.model.num_targets,
         }
 
+    def __str__(self) -> str:
+        return (
+            f"{self.split}: perplexity {self.model.perplexity:.3f} (unigram {self.unigram.perplexity:.3f}), "
+            f"accuracy {self.model.accuracy:.2%} (unigram {self.unigram.accuracy:.2%}), "
+            f"{self.model.num_targets:,} targets"
+        )
+
 
 def choose_proteins(proteins: Proteins, config: ValidationConfig, *, seed: int, split: str) -> MaskedProteins:
     """Return the proteins of a split that are evaluated, drawn by (seed, split), in their own order."""

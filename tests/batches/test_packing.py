@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proteinlm.batches.packing import PackingConfig, build_window, first_fit, plan_windows
-from proteinlm.sequence.alphabet import CLS, EOS, PAD
+from proteinlm.sequence.alphabet import CLS, EOS, PAD, encode
+from proteinlm.sequence.fasta import read_fasta
 
 
 class Proteins:
@@ -115,3 +116,31 @@ def test_no_proteins_make_no_windows():
 def test_window_of_fewer_than_eight_positions_is_refused():
     with pytest.raises(ValueError, match="expected 8 positions or more"):
         PackingConfig(window_length=7)
+
+
+@pytest.fixture(scope="module")
+def real_proteins(sample):
+    """The proteins of the sample, in a random order."""
+    records = read_fasta([sample / "uniprotkb_sample.fasta.xz"])
+    proteins = Proteins([])
+    proteins.arrays = [encode(record.residues).tokens for record in records]
+    proteins.lengths = numpy.array([len(tokens) for tokens in proteins.arrays])
+    return proteins
+
+
+@pytest.mark.parametrize(("context", "least_fill"), [("isolated", 0.98), ("joint", 0.998)])
+def test_windows_of_8192_are_filled_by_real_proteins(real_proteins, context, least_fill):
+    order = numpy.random.default_rng(0).permutation(len(real_proteins))
+    plan = plan_windows(real_proteins.lengths, PackingConfig(context=context), order=order)
+    assert plan.fill >= least_fill
+
+
+@pytest.mark.parametrize("context", ["isolated", "joint"])
+def test_windows_hold_every_residue_of_the_sample(real_proteins, context):
+    plan = plan_windows(real_proteins.lengths, PackingConfig(context=context))
+    windows = (build_window(plan, window, real_proteins) for window in range(plan.num_windows))
+    # residues come after the four special tokens of the beginning
+    counts = sum(numpy.bincount(window.tokens, minlength=33) for window in windows)
+    expected = numpy.bincount(numpy.concatenate(real_proteins.arrays), minlength=33)
+    assert (counts[4:] == expected[4:]).all()
+    assert counts[EOS] == len(real_proteins)

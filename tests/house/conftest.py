@@ -23,7 +23,7 @@ def _tree(pattern: str) -> list[Path]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every document to ``document`` and every module of the package to ``module``."""
-    files = {"document": _tree("*.md"), "module": _tree("proteinlm/**/*.py"), "recipe": _tree("pipelines/*.toml")}
+    files = {"document": _tree("*.md"), "module": _tree("proteinlm/**/*.py")}
     for name, paths in files.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, [ROOT / path for path in paths], ids=[str(path) for path in paths])

@@ -38,6 +38,23 @@ def test_links_lead_to_files_that_exist(document: Path):
     assert missing == []
 
 
+def test_links_to_a_heading_lead_to_one_that_exists(document: Path):
+    missing = []
+    for target in _LINK.findall(_FENCE.sub("", document.read_text(encoding="utf-8"))):
+        path, hash_sign, anchor = target.partition("#")
+        if hash_sign and not re.match(r"[a-z]+:", target):
+            page = (document.parent / path if path else document).read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page), re.MULTILINE)
+            if anchor not in {anchor_of(heading) for heading in headings}:
+                missing.append(target)
+    assert missing == []
+
+
+def anchor_of(heading: str) -> str:
+    """Return what a heading is called in a link to it: lower case, blanks to hyphens, signs left out."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
 def test_commands_name_verbs_and_options_that_exist(document: Path, options_of: Callable[[str], set[str]]):
     unknown = []
     for verb, *words in commands(document.read_text(encoding="utf-8")):

@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from proteinlm.recipe import load_recipe
-
 NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base", "core"}
 LONGEST_FUNCTION = 60
 
@@ -72,7 +70,3 @@ def test_folders_of_tests_mirror_the_package(project_root: Path):
 def test_every_room_has_tests(project_root: Path):
     rooms = [path.parent for path in (project_root / "proteinlm").glob("*/__init__.py")]
     assert [room.name for room in rooms if not any((project_root / "tests" / room.name).rglob("test_*.py"))] == []
-
-
-def test_recipe_parses(recipe: Path):
-    assert load_recipe(recipe).model.num_layers >= 1

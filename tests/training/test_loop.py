@@ -11,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest
 from proteinlm.errors import ConfigError, OutputError, ProteinLMError
 from proteinlm.model import load_checkpoint
 from proteinlm.recipe import train
 from proteinlm.training import loop
 from proteinlm.training.journal import read_metrics
+from proteinlm.training.local_engine import LocalEngine
 from proteinlm.training.objective import MaskedLMObjective
 
 
@@ -159,20 +161,90 @@ def test_resumed_run_remembers_what_it_began_with(recipe, tiny_corpus, tmp_path)
     assert about["resumed"][0]["metadata"] == about["metadata"]
 
 
-def test_gradient_that_is_never_finite_ends_the_run_by_name(recipe, tiny_corpus, tmp_path, engine, monkeypatch):
-    monkeypatch.setattr(loop, "MOST_SKIPPED", 3)
+@pytest.fixture
+def overflow(monkeypatch):
+    """Make the loss infinite from step 5 on."""
     plain = MaskedLMObjective.forward
 
-    def overflowing(self, batch):
+    def forward(self, batch):
         loss, num_correct = plain(self, batch)
         return (loss * torch.inf if self.model.step >= 4 and self.model.training else loss), num_correct
 
-    monkeypatch.setattr(MaskedLMObjective, "forward", overflowing)
-    settings = recipe(engine=engine, schedule={"num_steps": 20, "warmup_steps": 0})
-    with pytest.raises(ProteinLMError, match=r"step [57]: the gradient is not finite.*lower optimiser\.learning_rate"):
-        train(settings, tiny_corpus, tmp_path / "run")
-    weights = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    monkeypatch.setattr(MaskedLMObjective, "forward", forward)
+
+
+def _assert_saved_weights_are_those_of(folder, step):
+    assert load_checkpoint(folder).step == step
+    weights = load_file(folder / "checkpoint" / "model.safetensors")
     assert all(weight.isfinite().all() for weight in weights.values())
+
+
+@pytest.mark.usefixtures("overflow")
+def test_gradient_that_is_not_finite_ends_the_run_by_name(recipe, tiny_corpus, tmp_path, engine):
+    settings = recipe(engine=engine, schedule={"num_steps": 20, "warmup_steps": 0})
+    with pytest.raises(ProteinLMError, match=r"step 5: the gradient is not finite; lower optimiser\.learning_rate"):
+        train(settings, tiny_corpus, tmp_path / "run")
+    _assert_saved_weights_are_those_of(tmp_path / "run", 3)
+
+
+@pytest.mark.usefixtures("overflow")
+def test_engine_that_expects_overflow_may_skip_some_steps(recipe, tiny_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(LocalEngine, "expects_overflow", True)
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 3)
+    settings = recipe(schedule={"num_steps": 20, "warmup_steps": 0})
+    with pytest.raises(ProteinLMError, match="step 8: the gradient is not finite"):
+        train(settings, tiny_corpus, tmp_path / "run")
+    assert [entry["skipped_steps"] for entry in _figures(tmp_path / "run")] == [0, 0, 0, 0, 1, 2, 3]
+    # skipped steps leave the weights as they were
+    _assert_saved_weights_are_those_of(tmp_path / "run", 6)
+
+
+def test_weights_that_are_not_finite_are_never_saved(recipe, tiny_corpus, tmp_path, monkeypatch):
+    plain = LocalEngine.step
+
+    def step(self, *arguments, **settings):
+        result = plain(self, *arguments, **settings)
+        if self.objective.model.step == 5:
+            next(self.objective.parameters()).data[0, 0] = torch.nan
+        return result
+
+    monkeypatch.setattr(LocalEngine, "step", step)
+    with pytest.raises(ProteinLMError, match=r"step 6: the weight 'encoder\.embedding\.weight' is not finite"):
+        train(recipe(), tiny_corpus, tmp_path / "run")
+    _assert_saved_weights_are_those_of(tmp_path / "run", 3)
+
+
+def test_rate_that_throws_the_weights_away_ends_the_run(recipe, tiny_corpus, tmp_path):
+    settings = recipe(optimiser={"learning_rate": 1e30}, schedule={"num_steps": 6, "warmup_steps": 0})
+    with pytest.raises(ProteinLMError, match="is not finite"):
+        train(settings, tiny_corpus, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_corpus_without_training_proteins_is_refused(recipe, tmp_path, sample):
+    settings = IngestionConfig(splitting=SplittingConfig(validation_share=0.999999))
+    ingest([sample / "uniprotkb_queries.fasta.xz"], tmp_path / "corpus", config=settings)
+    with pytest.raises(ConfigError, match="has no training proteins"):
+        train(recipe(), tmp_path / "corpus", tmp_path / "run")
+
+
+def test_split_without_proteins_is_not_scored(recipe, tmp_path, sample):
+    settings = IngestionConfig(splitting=SplittingConfig(validation_share=0.0))
+    ingest([sample / "uniprotkb_queries.fasta.xz"], tmp_path / "corpus", config=settings)
+    assert train(recipe(), tmp_path / "corpus", tmp_path / "run").validation == []
+
+
+def test_validation_that_an_interruption_left_out_is_made_on_resuming(recipe, tiny_corpus, tmp_path):
+    class Interrupting(CutAfter):
+        def advance(self, amount, **figures):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    # the step that sees the signal is one after which the run is validated
+    train(recipe(), tiny_corpus, tmp_path / "run", progress=Interrupting(2))
+    train(recipe(), tiny_corpus, tmp_path / "run", resume=True)
+    assert [entry["step"] for entry in _figures(tmp_path / "run", "validation")] == [0, 0, 3, 3, 6, 6]
 
 
 def test_training_learns(recipe, tiny_corpus, tmp_path):
