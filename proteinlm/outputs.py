@@ -3,46 +3,43 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from proteinlm.errors import OutputError
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
-def _make_parent(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path.parent}: cannot make this folder ({error.strerror})") from error
 
 
 @contextmanager
 def file_beside(path: Path) -> Iterator[Path]:
     """Yield a path to write to; it becomes ``path`` when the block ends without an exception.
 
+    A symbolic link stays, and what it points to is written. What processes that have died left
+    beside ``path`` is removed.
+
     Raises:
         OutputError: if the folder cannot be made or the file cannot be written or renamed.
     """
-    _make_parent(path)
-    partial = _beside(path)
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    place = _resolved(path)
+    with _parent(place):
+        _remove_left(place, "partial")
+        partial = _beside(place, "partial")
+        try:
+            yield partial
+            os.replace(partial, place)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def folder_beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes ``path`` when the block ends without an exception.
+
+    Links and what dead processes left are treated as in ``file_beside``.
 
     Args:
         path: the folder to make.
@@ -51,22 +48,79 @@ def folder_beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: if ``path`` exists and is not to be replaced, or cannot be written.
     """
+    place = _resolved(path)
     if not replace:
         _refuse_full(path)
-    _make_parent(path)
-    partial = _beside(path)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        yield partial
-        if not replace:
-            # somebody else may have filled it meanwhile
-            _refuse_full(path)
-        _put_in_place(partial, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
+    with _parent(place):
+        _remove_left(place, "partial")
+        partial = _beside(place, "partial")
         shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            yield partial
+            if not replace:
+                # somebody else may have filled it meanwhile
+                _refuse_full(path)
+            _put_in_place(partial, place)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    _remove_left(place, "retired")
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as error:  # the working directory is gone
+        raise OutputError(f"{path}: cannot be found ({error.strerror})") from error
+
+
+def _beside(place: Path, kind: str) -> Path:
+    return place.with_name(f".{place.name}.{os.getpid()}.{kind}")
+
+
+@contextmanager
+def _parent(place: Path) -> Iterator[None]:
+    """Make the folder that ``place`` is in; if the block fails, remove the folders made for it."""
+    made = [folder for folder in place.parents if not folder.exists()]
+    try:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{place.parent}: cannot make this folder ({error.strerror})") from error
+        yield
+    except BaseException:
+        for folder in made:
+            # it stays if somebody else has put something there
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _remove_left(place: Path, kind: str) -> None:
+    """Remove what earlier writers of ``place`` left behind when they were killed."""
+    name = re.compile(rf"\.{re.escape(place.name)}\.([0-9]+)\.{kind}")
+    # whoever may not list or tidy the folder can still write his own result
+    with suppress(OSError):
+        for entry in place.parent.iterdir():
+            found = name.fullmatch(entry.name)
+            if found is None or _is_alive(int(found[1])):
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _refuse_full(path: Path) -> None:
@@ -74,12 +128,29 @@ def _refuse_full(path: Path) -> None:
         raise OutputError(f"{path}: already exists and is not empty; name another output or remove it first")
 
 
-def _put_in_place(partial: Path, path: Path) -> None:
-    if not path.exists():
-        os.rename(partial, path)
+def _put_in_place(partial: Path, place: Path) -> None:
+    if not place.is_dir():
+        os.rename(partial, place)
+        return
+    if not any(place.iterdir()):
+        _fill_or_replace(partial, place)
         return
     # a folder cannot be renamed onto a full one: move the old one aside first
-    retired = path.with_name(f".{path.name}.{os.getpid()}.retired")
-    os.rename(path, retired)
-    os.rename(partial, path)
+    retired = _beside(place, "retired")
+    os.rename(place, retired)
+    try:
+        os.rename(partial, place)
+    except OSError:
+        os.rename(retired, place)
+        raise
     shutil.rmtree(retired)
+
+
+def _fill_or_replace(partial: Path, empty: Path) -> None:
+    if empty != Path.cwd():
+        # one step where the system replaces an empty folder, as POSIX does
+        os.rename(partial, empty)
+        return
+    # a shell that stands in a folder which is replaced sees nothing of the new one
+    for entry in sorted(partial.iterdir()):
+        os.rename(entry, empty / entry.name)

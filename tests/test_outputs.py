@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from proteinlm.errors import OutputError
@@ -63,3 +68,77 @@ def test_place_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot make this folder"), file_beside(tmp_path / "file" / "below"):
         pass
+
+
+def _dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    dead, parent = _dead_process(), os.getppid()
+    for number in (dead, parent):
+        (tmp_path / f".out.{number}.partial").mkdir()
+        (tmp_path / f".out.txt.{number}.partial").write_text("half")
+    (tmp_path / f".other.{dead}.partial").mkdir()
+    with folder_beside(tmp_path / "out"), file_beside(tmp_path / "out.txt") as partial:
+        partial.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("out", "out.txt", f".out.{parent}.partial", f".out.txt.{parent}.partial", f".other.{dead}.partial")
+    }
+
+
+def test_an_empty_working_directory_is_filled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with folder_beside(Path(".")) as folder:
+        (folder / "new").write_text("y")
+    assert os.listdir() == ["new"]
+    assert Path("new").resolve() == tmp_path / "new"
+
+
+def test_an_empty_folder_is_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    with folder_beside(tmp_path / "out") as folder:
+        (folder / "new").write_text("y")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out", "out/new"]
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["empty folder", "dangling"])
+def test_a_link_stays_and_its_target_is_filled(tmp_path, exists):
+    if exists:
+        (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    with folder_beside(tmp_path / "link") as folder:
+        (folder / "new").write_text("y")
+    assert (tmp_path / "link").is_symlink()
+    assert os.listdir(tmp_path / "target") == ["new"]
+
+
+def test_a_file_behind_a_link_is_written(tmp_path):
+    (tmp_path / "link").symlink_to("target")
+    with file_beside(tmp_path / "link") as partial:
+        partial.write_text("y")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "y"
+
+
+def _replace_and_lose_the_new_folder(path):
+    with folder_beside(path, replace=True) as folder:
+        folder.rmdir()
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("x")
+    with pytest.raises(OutputError, match="cannot be written"):
+        _replace_and_lose_the_new_folder(tmp_path / "out")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out", "out/old"]
+
+
+@pytest.mark.parametrize("beside", [file_beside, folder_beside])
+def test_failure_removes_the_folders_that_were_made_and_no_others(tmp_path, beside):
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(KeyError), beside(tmp_path / "kept" / "new" / "newer" / "out"):
+        raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "kept"]
