@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,3 +28,18 @@ def test_keys_fit_a_torch_generator(seed, names):
 
 def test_stream_starts_anew_each_time():
     assert stream(1, "a").random() == stream(1, "a").random() != stream(1, "b").random()
+
+
+@pytest.mark.parametrize("kind", [numpy.int64, numpy.uint8, numpy.int32])
+def test_integers_of_every_kind_name_the_same_stream(kind):
+    assert stream_key(kind(3), "masking", kind(17)) == stream_key(3, "masking", 17)
+
+
+def test_numpy_strings_name_the_same_stream():
+    assert stream_key(1, numpy.str_("masking")) == stream_key(1, "masking")
+
+
+@pytest.mark.parametrize("part", [True, numpy.True_, 1.0, numpy.float64(1), None, b"a"], ids=repr)
+def test_what_is_neither_a_string_nor_an_integer_is_refused(part):
+    with pytest.raises(TypeError):
+        stream_key(1, part)
