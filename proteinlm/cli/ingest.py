@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,15 +109,19 @@ def _config(options: dict[str, Any], manifest: Path | None) -> IngestionConfig:
 
 def _lines(report: IngestionReport) -> list[str]:
     """Return what was done, with counts, as people read it."""
+    from proteinlm.sequence.wording import listed
+
     index = report.index
     screening = index.screening
+    dropped = f"{sum(screening.dropped.values()):,} dropped"
+    dropped += f": {listed(screening.dropped)}" if screening.dropped else ""
     lines = [
         f"read {screening.num_read:,} records, {sum(s.num_residues for s in index.sources):,} residues "
-        f"from {', '.join(source.name for source in index.sources)} ({_counts('dropped', screening.dropped)})"
+        f"from {', '.join(source.name for source in index.sources)} ({dropped})"
     ]
-    lines += [f"met: {_listed(index.reading)}"] if index.reading else []
-    lines += [f"replaced residues: {_listed(index.substitutions)}"] if index.substitutions else []
-    lines += [f"noted, and kept: {_listed(screening.noted)}"] if screening.noted else []
+    lines += [f"met: {listed(index.reading)}"] if index.reading else []
+    lines += [f"replaced residues: {listed(index.substitutions)}"] if index.substitutions else []
+    lines += [f"noted, and kept: {listed(screening.noted)}"] if screening.noted else []
     for name, split in index.splits.items():
         lines.append(f"{name}: {split.num_sequences:,} sequences, {split.num_residues:,} residues{_leak(report, name)}")
     num_shards = sum(len(split.shards) for split in index.splits.values())
@@ -127,14 +130,6 @@ def _lines(report: IngestionReport) -> list[str]:
         f"to {report.path} ({num_shards} shard{'s' * (num_shards != 1)}, sha256 {index.digest[:12]}…)"
     )
     return lines
-
-
-def _counts(what: str, counts: Mapping[str, int]) -> str:
-    return f"{sum(counts.values()):,} {what}" + (f": {_listed(counts)}" if counts else "")
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def _leak(report: IngestionReport, split: str) -> str:

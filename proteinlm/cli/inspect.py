@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from proteinlm.cli.terminal import TerminalProgress
+from proteinlm.cli.terminal import TerminalProgress, note
 
 if TYPE_CHECKING:
     from proteinlm.corpus.summary import SequenceSummary
@@ -26,17 +26,30 @@ Description = tuple[dict[str, Any], list[str]]
 
 @click.command(epilog=EXAMPLE)
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Read every shard of a corpus again and compare its sha256.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(path: Path, as_json: bool) -> None:
+def command(path: Path, verify: bool, as_json: bool) -> None:
     """Say what PATH is and what it holds.
 
     PATH is a corpus, a checkpoint, the folder of a run, a recipe or manifest (.toml), or a FASTA file.
     """
     kind, (table, lines) = _describe(path)
+    if verify:
+        _verify(path, kind)
     if as_json:
         click.echo(json.dumps({"kind": kind, "path": str(path), **table}, indent=2))
     else:
         click.echo("\n".join([f"{path}: {kind}", *(f"  {line}" if line else "" for line in lines)]))
+
+
+def _verify(path: Path, kind: str) -> None:
+    from proteinlm.corpus import open_corpus
+
+    if kind != "corpus":
+        raise click.UsageError(f"--verify is for a corpus, and {path} is a {kind}")
+    corpus = open_corpus(path)
+    corpus.verify(TerminalProgress())
+    note(f"every shard has the sha256 that {path} says")
 
 
 def _describe(path: Path) -> tuple[str, Description]:
@@ -46,29 +59,35 @@ def _describe(path: Path) -> tuple[str, Description]:
         return _describe_folder(path)
     if path.suffix == ".toml":
         from proteinlm import config
+        from proteinlm.corpus import is_manifest
 
-        # only a manifest names files
-        is_manifest = "files" in config.read_table(path)
-        return ("manifest", _manifest(path)) if is_manifest else ("recipe", _recipe(path))
+        return ("manifest", _manifest(path)) if is_manifest(config.read_table(path)) else ("recipe", _recipe(path))
     if str(path) != "-" and not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
     return "FASTA", _fasta(path)
 
 
 def _describe_folder(path: Path) -> tuple[str, Description]:
+    from proteinlm.corpus.layout import INDEX_FILE
     from proteinlm.errors import ConfigError
 
-    if (path / "corpus.json").exists():
+    # a corpus is told without loading torch
+    if (path / INDEX_FILE).exists():
         return "corpus", _corpus(path)
-    if (path / "metrics.jsonl").exists():
+    from proteinlm.model.checkpoint import CHECKPOINT_FOLDER, WEIGHTS_FILE
+    from proteinlm.recipe import RUN_FILE
+    from proteinlm.training.journal import METRICS_FILE
+
+    if (path / METRICS_FILE).exists() or (path / RUN_FILE).exists():
         return "run", _run(path)
-    if (path / "model.safetensors").exists() or (path / "checkpoint").is_dir():
+    if (path / WEIGHTS_FILE).exists() or (path / CHECKPOINT_FOLDER).is_dir():
         return "checkpoint", _checkpoint(path)
-    raise ConfigError(f"{path}: is no corpus (corpus.json), checkpoint (model.safetensors) or run (metrics.jsonl)")
+    raise ConfigError(f"{path}: is no corpus ({INDEX_FILE}), checkpoint ({WEIGHTS_FILE}) or run ({METRICS_FILE})")
 
 
 def _corpus(path: Path) -> Description:
     from proteinlm.corpus import open_corpus, summarise_corpus
+    from proteinlm.sequence.wording import listed
 
     summary = summarise_corpus(open_corpus(path))
     origin = summary.manifest
@@ -78,7 +97,7 @@ def _corpus(path: Path) -> Description:
         f"sha256 {summary.digest[:12]}…"
     )
     for name, counts in (("dropped", summary.dropped), ("noted", summary.noted), ("replaced", summary.substitutions)):
-        lines += [f"{name}: {_listed(counts)}"] if counts else []
+        lines += [f"{name}: {listed(counts)}"] if counts else []
     lines += ["", *_table({name: _columns(split) for name, split in summary.splits.items()})]
     lines += _leaks(summary.leaks)
     lines += ["", *_composition(summary.splits)]
@@ -87,6 +106,7 @@ def _corpus(path: Path) -> Description:
 
 def _fasta(path: Path) -> Description:
     from proteinlm.corpus import summarise_fasta
+    from proteinlm.sequence.wording import listed
 
     summary = summarise_fasta([path], progress=TerminalProgress())
     lines = []
@@ -96,8 +116,8 @@ def _fasta(path: Path) -> Description:
         "met": summary.reading,
         "replaced residues": summary.substitutions,
     }
-    lines += [f"{name}: {_listed(found)}" for name, found in counts.items() if found]
-    lines += ["", *_table({"all": _columns(summary.sequences)}), "", *_composition({"all": summary.sequences})]
+    lines += [f"{name}: {listed(found)}" for name, found in counts.items() if found]
+    lines += ["", *_table({"kept": _columns(summary.sequences)}), "", *_composition({"kept": summary.sequences})]
     return dataclasses.asdict(summary), lines
 
 
@@ -153,12 +173,15 @@ def _checkpoint(path: Path) -> Description:
 
 
 def _run(path: Path) -> Description:
+    from proteinlm.model.checkpoint import CHECKPOINT_FOLDER
+    from proteinlm.training.journal import METRICS_FILE, read_metrics
+
     newest: dict[str, dict[str, Any]] = {}
-    for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    metrics = path / METRICS_FILE
+    for entry in read_metrics(metrics) if metrics.exists() else []:
         newest[" ".join(str(entry[key]) for key in ("kind", "split") if key in entry)] = entry
     lines = [f"{name}: {_figures(entry)}" for name, entry in newest.items()]
-    is_saved = (path / "checkpoint").is_dir()
+    is_saved = (path / CHECKPOINT_FOLDER).is_dir()
     table, more = _checkpoint(path) if is_saved else ({}, ["no checkpoint yet"])
     return {"metrics": newest, **table}, lines + more
 
@@ -218,7 +241,3 @@ def _leaks(leaks: Mapping[str, Any]) -> Iterable[str]:
             "" if leak.same_cluster is None else f", {leak.same_cluster:,} have a relative of their cluster there"
         )
         yield f"{name}: {leak.equal_sequences:,} sequences are also in train{relatives}"
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items())

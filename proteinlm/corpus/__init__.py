@@ -2,7 +2,7 @@
 
 from proteinlm.corpus.ingestion import IngestionConfig, IngestionReport, ingest, ingest_manifest
 from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD
-from proteinlm.corpus.manifest import Manifest, read_manifest
+from proteinlm.corpus.manifest import Manifest, is_manifest, read_manifest
 from proteinlm.corpus.shard_reader import Corpus, SequenceSet, SplitSummary, open_corpus
 from proteinlm.corpus.splitting import SplittingConfig
 from proteinlm.corpus.summary import summarise_corpus, summarise_fasta
@@ -20,6 +20,7 @@ __all__ = [
     "SplittingConfig",
     "ingest",
     "ingest_manifest",
+    "is_manifest",
     "open_corpus",
     "read_manifest",
     "summarise_corpus",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -29,6 +29,7 @@ from proteinlm.sequence import (
     read_fasta,
 )
 from proteinlm.sequence.fasta import SourceTally
+from proteinlm.sequence.wording import listed, on_one_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,7 +169,7 @@ class _Builder:
         splits = {split: writer.close() for split, writer in self._writers.items()}
         screening = self._screen.report()
         if not screening.num_kept:
-            raise FastaError(f"none of {screening.num_read:,} records can be kept: {_listed(screening.dropped)}")
+            raise FastaError(f"none of {screening.num_read:,} records can be kept: {listed(screening.dropped)}")
         return CorpusIndex(
             format_version=layout.FORMAT_VERSION,
             alphabet=alphabet_digest(),
@@ -201,11 +202,8 @@ class _Builder:
 
 
 def _row(outcome: str, reason: str, record: FastaRecord) -> str:
-    return f"{outcome}\t{reason}\t{os.path.basename(record.source)}\t{record.line}\t{record.identifier}\n"
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+    source, identifier = on_one_line(os.path.basename(record.source)), on_one_line(record.identifier)
+    return f"{outcome}\t{reason}\t{source}\t{record.line}\t{identifier}\n"
 
 
 def _source(source: SourceTally) -> layout.SourceEntry:

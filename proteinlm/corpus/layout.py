@@ -11,7 +11,7 @@ from typing import Any
 
 from proteinlm import config
 from proteinlm.errors import ConfigError, ShardError
-from proteinlm.sequence import alphabet_digest
+from proteinlm.sequence import VOCAB_SIZE, alphabet_digest
 
 FORMAT_VERSION = 1
 INDEX_FILE = "corpus.json"
@@ -126,7 +126,7 @@ def write_index(folder: Path, index: CorpusIndex) -> None:
 
 
 def read_index(folder: Path) -> CorpusIndex:
-    """Read ``corpus.json``.
+    """Read ``corpus.json`` and check that it agrees with itself.
 
     Raises:
         ShardError: if there is none, it is damaged, or it is of another version or alphabet.
@@ -143,9 +143,26 @@ def read_index(folder: Path) -> CorpusIndex:
         raise ShardError(f"{path}: is damaged ({error}); ingest again") from error
     _check_versions(path, table)
     try:
-        return config.parse(CorpusIndex, table, source=str(path))
+        index = config.parse(CorpusIndex, table, source=str(path))
     except ConfigError as error:
         raise ShardError(f"{error}; ingest again") from error
+    for name, split in index.splits.items():
+        _check_split(f"{path}: splits.{name}", split)
+    _expect(f"{path}: digest", index.digest, corpus_digest(index.splits), "its shards give")
+    return index
+
+
+def _check_split(subject: str, split: SplitEntry) -> None:
+    _expect(f"{subject}.token_counts", len(split.token_counts), VOCAB_SIZE, "the alphabet has")
+    _expect(f"{subject}.token_counts", sum(split.token_counts), split.num_residues, "num_residues is")
+    for name in ("num_sequences", "num_residues"):
+        total = sum(getattr(shard, name) for shard in split.shards)
+        _expect(f"{subject}.{name}", getattr(split, name), total, "its shards have")
+
+
+def _expect(subject: str, found: int | str, expected: int | str, reason: str) -> None:
+    if found != expected:
+        raise ShardError(f"{subject}: is damaged (found {found} where {reason} {expected}); ingest again")
 
 
 def _check_versions(path: Path, table: Any) -> None:

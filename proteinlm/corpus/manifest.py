@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from proteinlm import config
 from proteinlm.corpus.layout import CorpusIndex, SplitEntry
@@ -84,6 +85,25 @@ class Manifest:
             "credit": self.credit,
             "citation": self.citation,
         }
+
+
+# fields that no recipe has; one with a faulty [[files]] is still meant as a manifest
+_TELLING = {
+    "release",
+    "licence",
+    "licence_url",
+    "credit",
+    "citation",
+    "header_grammar",
+    "files",
+    "clusters",
+    "expected",
+}
+
+
+def is_manifest(table: Mapping[str, Any]) -> bool:
+    """Say whether the table of a TOML file is meant as a manifest, whole or not."""
+    return not _TELLING.isdisjoint(table)
 
 
 def _check_sha256(text: str) -> None:

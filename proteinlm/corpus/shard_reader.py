@@ -13,8 +13,10 @@ import numpy as np
 
 from proteinlm.corpus import layout
 from proteinlm.corpus.layout import CorpusIndex, ShardEntry, read_index
+from proteinlm.corpus.shard_writer import content_sha256, count_tokens
 from proteinlm.errors import ShardError
-from proteinlm.sequence import alphabet_digest
+from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence import VOCAB_SIZE, alphabet_digest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,9 +65,33 @@ class Corpus:
             raise ShardError(f"{self.path}: has no split '{split}'; it has {', '.join(self.index.splits)}")
         return SequenceSet([_open_shard(self.path / shard.file, shard) for shard in self.index.splits[split].shards])
 
+    def verify(self, progress: Progress = SILENT) -> None:
+        """Read every shard and compare its content with the index.
+
+        Raises:
+            ShardError: names the first shard whose content is not that of its sha256, or the split
+                whose tokens are not those counted.
+        """
+        progress.start("verifying", sum(split.num_residues for split in self.index.splits.values()), "residue")
+        try:
+            for name, split in self.index.splits.items():
+                token_counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
+                for entry in split.shards:
+                    token_counts += _verified(_open_shard(self.path / entry.file, entry), entry)
+                    progress.advance(entry.num_residues)
+                if token_counts.tolist() != list(split.token_counts):
+                    raise ShardError(
+                        f"{self.path / layout.INDEX_FILE}: splits.{name}.token_counts are not those of its shards; "
+                        "ingest again"
+                    )
+        finally:
+            progress.finish()
+
 
 def open_corpus(path: Path | str) -> Corpus:
     """Open a corpus folder.
+
+    The index is checked; the content of the shards is not, which ``Corpus.verify`` does.
 
     Raises:
         ShardError: if it is missing, damaged, or of another format version or alphabet.
@@ -99,8 +125,16 @@ class _Shard:
     def __getitem__(self, dataset: str) -> NDArray[Any]:
         found = self._maps.get(dataset)
         if found is None:
-            found = self._maps[dataset] = self.regions[dataset].map(self.path)
+            found = self.regions[dataset].map(self.path)
+            if dataset in _OFFSETS_OF:
+                self._check_offsets(dataset, found)
+            self._maps[dataset] = found
         return found
+
+    def _check_offsets(self, dataset: str, offsets: NDArray[np.int64]) -> None:
+        end = self.regions[_OFFSETS_OF[dataset]].length
+        if not len(offsets) or (offsets[0], offsets[-1]) != (0, end) or (offsets[1:] < offsets[:-1]).any():
+            raise ShardError(f"{self.path}: dataset '{dataset}' does not rise from 0 to {end:,}; ingest again")
 
     def __getstate__(self) -> tuple[Path, Mapping[str, _Region]]:
         return self.path, self.regions
@@ -146,6 +180,10 @@ class SequenceSet:
         return self._shards[shard], number - (int(self._ends[shard - 1]) if shard else 0)
 
 
+_OFFSETS_OF = {
+    layout.OFFSETS_DATASET: layout.TOKENS_DATASET,
+    layout.IDENTIFIER_OFFSETS_DATASET: layout.IDENTIFIERS_DATASET,
+}
 _DTYPES = {
     layout.TOKENS_DATASET: "|u1",
     layout.OFFSETS_DATASET: "<i8",
@@ -165,13 +203,23 @@ def _open_shard(path: Path, entry: ShardEntry) -> _Shard:
         raise ShardError(f"{path}: no such file, though {layout.INDEX_FILE} names it; ingest again") from error
     except OSError as error:
         raise ShardError(f"{path}: is damaged or cut off ({error}); ingest again") from error
-    found = shard.regions[layout.TOKENS_DATASET].length, shard.regions[layout.OFFSETS_DATASET].length - 1
+    lengths = {name: region.length for name, region in shard.regions.items()}
+    if lengths[layout.IDENTIFIER_OFFSETS_DATASET] != lengths[layout.OFFSETS_DATASET]:
+        raise ShardError(f"{path}: has not one identifier for each sequence; ingest again")
+    found = lengths[layout.TOKENS_DATASET], lengths[layout.OFFSETS_DATASET] - 1
     if found != (entry.num_residues, entry.num_sequences):
         raise ShardError(
             f"{path}: holds {found[1]:,} sequences and {found[0]:,} residues where {layout.INDEX_FILE} says "
             f"{entry.num_sequences:,} and {entry.num_residues:,}; ingest again"
         )
     return shard
+
+
+def _verified(shard: _Shard, entry: ShardEntry) -> NDArray[np.int64]:
+    """Return the counts of a shard's tokens, int64[33], if its content is what it says."""
+    if (found := content_sha256({name: shard[name] for name in _DTYPES})) != entry.sha256:
+        raise ShardError(f"{shard.path}: is damaged (its content has sha256 {found}, not {entry.sha256}); ingest again")
+    return count_tokens(shard[layout.TOKENS_DATASET])
 
 
 def _check_attributes(path: Path, found: Mapping[str, Any], entry: ShardEntry) -> None:

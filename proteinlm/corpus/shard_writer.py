@@ -76,7 +76,7 @@ class ShardWriter:
         file = layout.shard_file(self._split, len(self._shards))
         sha256 = content_sha256(datasets)
         write_shard(self._folder / file, datasets, sha256=sha256)
-        self._token_counts += _token_counts(datasets[layout.TOKENS_DATASET])
+        self._token_counts += count_tokens(datasets[layout.TOKENS_DATASET])
         entry = ShardEntry(
             file=file, num_sequences=len(self._offsets) - 1, num_residues=len(self._tokens), sha256=sha256
         )
@@ -84,7 +84,8 @@ class ShardWriter:
         self._begin()
 
 
-def _token_counts(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
+def count_tokens(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return how often each token of the alphabet occurs, int64[33]."""
     counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
     # bincount turns its input into int64: eight times the memory of a whole shard
     for start in range(0, len(tokens), _COUNTED_AT_ONCE):

@@ -73,7 +73,7 @@ class CorpusSummary:
 
 @dataclass(frozen=True, slots=True)
 class FastaSummary:
-    """A FASTA file in numbers, as ``ingest`` would see it with its defaults."""
+    """A FASTA file in numbers; sequences and substitutions are those that ``ingest`` would keep by default."""
 
     path: str
     sequences: SequenceSummary
@@ -122,7 +122,8 @@ def summarise_fasta(paths: Iterable[Path | str], *, progress: Progress = SILENT)
     substitutions: Counter[str] = Counter()
     for record in read_fasta(paths, config=FastaConfig(), tally=tally, progress=progress):
         encoded = encode(record.residues)
-        screen.judge(record, encoded.tokens)
+        if screen.judge(record, encoded.tokens).dropped:
+            continue
         lengths.append(len(encoded.tokens))
         token_counts += np.bincount(encoded.tokens, minlength=VOCAB_SIZE)
         substitutions.update(encoded.substitutions)

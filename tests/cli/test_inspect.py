@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import pytest
 
 from proteinlm.cli.main import main
@@ -118,6 +119,43 @@ def test_a_run_shows_its_newest_figures_and_checkpoint(inspect, checkpoint):
     assert "train: step 2, loss 2.5" in out
     assert "validation validation_iid: step 2, perplexity 17.5" in out
     assert "parameters after 12 steps" in out
+
+
+def test_a_line_of_figures_that_a_kill_cut_is_left_out(inspect, checkpoint):
+    run = checkpoint.parent
+    (run / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 3.0}\n{"kind": "train", "st')
+    code, out, _ = inspect(run)
+    assert code == 0
+    assert "train: step 1, loss 3" in out
+
+
+def test_a_run_without_figures_is_a_run(inspect, tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    code, out, _ = inspect(tmp_path)
+    assert (code, out) == (0, f"{tmp_path}: run\n  no checkpoint yet\n")
+
+
+def test_a_manifest_without_files_is_refused_as_a_manifest(inspect, tmp_path):
+    path = tmp_path / "release.toml"
+    path.write_text('name = "tiny"\nrelease = "1"\nlicence = "CC0 1.0"\n')
+    code, _, err = inspect(path)
+    assert code == 1
+    assert f"{path}: files" in err or "files: " in err
+    assert "model" not in err
+
+
+def test_verify_passes_a_whole_corpus_and_names_a_damaged_shard(inspect, tmp_path):
+    ingest([FILES / "plain.fasta"], tmp_path / "corpus")
+    assert inspect(tmp_path / "corpus", "--verify")[0] == 0
+    with h5py.File(tmp_path / "corpus" / "train-00000.h5", "r+") as file:
+        file["tokens"][0] = 24
+    code, out, err = inspect(tmp_path / "corpus", "--verify")
+    assert (code, out) == (1, "")
+    assert "train-00000.h5: is damaged" in err
+
+
+def test_verify_of_anything_but_a_corpus_is_wrong_usage(inspect):
+    assert inspect(FILES / "plain.fasta", "--verify")[0] == 2
 
 
 def test_what_is_nothing_of_ours_is_refused(inspect, tmp_path):

@@ -88,6 +88,13 @@ def test_records_read_are_kept_plus_each_reason_and_listed(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("letter", ["\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u2028", "\u2029"], ids=ascii)
+def test_a_character_that_ends_lines_to_some_adds_no_line_to_the_list(write_fasta, tmp_path, letter):
+    report = ingest([write_fasta([("first", "MKV"), (f"se{letter}cond", "")])], tmp_path / "corpus")
+    _, row = (report.path / "screening.tsv").read_text().splitlines()
+    assert row == f"dropped\tno residues\tproteins.fasta\t3\tse{letter.encode('unicode_escape').decode()}cond"
+
+
 def test_substitutions_are_counted_over_what_is_kept(tmp_path):
     report = ingest([FILES / "rare_letters.fasta", FILES / "x_only.fasta"], tmp_path / "corpus")
     assert report.index.substitutions == {"J": 2, "lower case": 7}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 import tempfile
@@ -137,12 +138,67 @@ def test_damaged_index_is_refused(corpus):
     ],
 )
 def test_index_of_another_version_or_alphabet_is_refused(corpus, name, value, message):
-    import json
-
     index = corpus.path / layout.INDEX_FILE
     index.write_text(json.dumps({**json.loads(index.read_text()), name: value}))
     with pytest.raises(ShardError, match=message):
         open_corpus(corpus.path)
+
+
+def _change_split(corpus, change):
+    path = corpus.path / layout.INDEX_FILE
+    table = json.loads(path.read_text())
+    change(table["splits"]["train"])
+    path.write_text(json.dumps(table))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda split: split["token_counts"].pop(), r"train\.token_counts: is damaged \(found 32 where the alphabet has"),
+        (lambda split: split["token_counts"].__setitem__(4, 0), r"train\.token_counts: .* where num_residues is"),
+        (lambda split: split.update(num_sequences=7), r"train\.num_sequences: is damaged \(found 7 where its shards"),
+        (lambda split: split["shards"].pop(), r"train\.num_sequences: .* where its shards have"),
+        (lambda split: split["shards"].reverse(), "digest: is damaged"),
+        (lambda split: split["shards"][0].update(sha256="0" * 64), "digest: is damaged"),
+    ],
+    ids=["32 counts", "counts", "sequences", "lost shard", "order of shards", "sha256"],
+)
+def test_index_that_does_not_agree_with_itself_is_refused(corpus, change, message):
+    _change_split(corpus, change)
+    with pytest.raises(ShardError, match=message):
+        open_corpus(corpus.path)
+
+
+@pytest.mark.parametrize("dataset", ["offsets", "identifier_offsets"])
+@pytest.mark.parametrize(("place", "value"), [(0, 1), (1, 10**6), (1, -1), (-1, 5)])
+def test_offsets_out_of_order_or_bounds_are_refused_when_mapped(corpus, dataset, place, value):
+    with h5py.File(_first_shard(corpus), "r+") as file:
+        file[dataset][place] = value
+    sequences = corpus.sequences("train")
+    with pytest.raises(ShardError, match=rf"train-00000\.h5: dataset '{dataset}' does not rise from 0 to "):
+        sequences.tokens(0), sequences.identifier(0)
+
+
+def test_verify_passes_a_whole_corpus(corpus):
+    corpus.verify()
+
+
+def test_verify_names_the_first_shard_with_a_changed_residue(corpus):
+    for number in (2, 1):
+        with h5py.File(corpus.path / f"train-0000{number}.h5", "r+") as file:
+            file["tokens"][0] = 24
+    with pytest.raises(ShardError, match=r"train-00001\.h5: is damaged \(its content has sha256"):
+        corpus.verify()
+
+
+def test_verify_finds_exchanged_token_counts(corpus):
+    def exchange(split):
+        counts = split["token_counts"]
+        counts[4], counts[5] = counts[5], counts[4]
+
+    _change_split(corpus, exchange)
+    with pytest.raises(ShardError, match=r"splits\.train\.token_counts are not those of its shards"):
+        open_corpus(corpus.path).verify()
 
 
 def test_missing_shard_is_named(corpus):

@@ -54,3 +54,12 @@ def test_fasta_is_summarised_as_ingest_would_see_it():
     assert summary.screening.dropped == {"no residues": 2}
     assert summary.reading == {"gaps": 5}
     assert summary.sequences.num_residues == 44
+
+
+def test_what_ingest_would_drop_is_in_no_number_of_the_summary(tmp_path):
+    path = tmp_path / "proteins.fasta"
+    path.write_text(">first\nMKV\n>second\nXXXXXX\n>third\n\n>fourth\nmkvl\n")
+    summary = summarise_fasta([path])
+    assert (summary.sequences.num_sequences, summary.sequences.num_residues) == (2, 7)
+    assert (summary.sequences.shortest, summary.sequences.ambiguous) == (3, 0)
+    assert summary.substitutions == {"lower case": 4}
