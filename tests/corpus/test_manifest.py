@@ -9,7 +9,7 @@ import pytest
 
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest_manifest, read_manifest
 from proteinlm.errors import ManifestError, ProteinLMError
-from proteinlm.sequence import read_fasta
+from proteinlm.sequence import encode, read_fasta
 
 RESIDUES = "MKTAYIAKQRQISFVKSHFSRQ"
 
@@ -112,3 +112,18 @@ def test_every_file_beside_a_manifest_is_named_in_it(sample_manifest):
     named = {entry.path for entry in (*manifest.files, *manifest.other_files, manifest.clusters)}
     folder = sample_manifest.parent
     assert named == {str(path.relative_to(folder)) for path in (folder / "sample").iterdir()}
+
+
+def test_as_many_queries_are_in_the_sample_as_its_documents_say(sample_corpus, sample_manifest):
+    (entry,) = read_manifest(sample_manifest).other_files
+    queries = [encode(record.residues).tokens.tobytes() for record in read_fasta([sample_manifest.parent / entry.path])]
+    held = {}
+    for split in sample_corpus.splits:
+        sequences = sample_corpus.sequences(split)
+        held[split] = {sequences.tokens(number).tobytes() for number in range(len(sequences))}
+    everywhere = set().union(*held.values())
+    equal = [query for query in queries if query in everywhere]
+    found = f"{len(equal)} of the {len(queries)}", f"{len(set(equal) & held['train'])} of {len(set(equal))} distinct"
+    assert found == ("37 of the 404", "33 of 36 distinct")
+    readme = " ".join((sample_manifest.parent / "README.md").read_text().split())
+    assert [(part in entry.purpose, part in readme) for part in found] == [(True, True)] * 2
