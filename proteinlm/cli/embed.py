@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -98,7 +99,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     output = output_of(options["output"], options["layout"])
     try:
         report = _run(output, config, options)
-    except (ProteinLMError, KeyboardInterrupt):
+    except (ProteinLMError, KeyboardInterrupt, SystemExit):
         if output.partial_path.is_dir():
             note(f"{output.partial_path}: keeps what is done; go on with --resume, or remove it")
         raise
@@ -134,7 +135,7 @@ def _run(output: Output, config: EmbeddingConfig, options: dict[str, Any]) -> Em
 
 def _say_found(found: InputSurvey | None) -> None:
     if found is not None:
-        note(f"read {found.num_sequences:,} sequences, {found.num_residues:,} residues{_counts(found.treatments)}")
+        note(f"read {found.num_sequences:,} sequences, {found.num_residues:,} residues{_in_brackets(found.treatments)}")
 
 
 def _say(report: EmbeddingReport) -> None:
@@ -142,7 +143,7 @@ def _say(report: EmbeddingReport) -> None:
     if report.num_resumed:
         note(f"took over {report.num_resumed:,} sequences from the interrupted run")
     if report.substitutions:
-        note(f"replaced residues{_counts(report.substitutions)}")
+        note(f"replaced residues{_in_brackets(report.substitutions)}")
     if report.num_cut:
         note(f"cut {report.num_cut_residues:,} residues off the ends of {report.num_cut:,} sequences")
     if report.num_repeated:
@@ -161,5 +162,7 @@ def _say(report: EmbeddingReport) -> None:
         note(f"wrote {' and '.join(file.kinds)} of layer {layers} to {file.path}")
 
 
-def _counts(counts: Any) -> str:
-    return f" ({', '.join(f'{count:,} {kind}' for kind, count in counts.items())})" if counts else ""
+def _in_brackets(counts: Mapping[str, int]) -> str:
+    from proteinlm.sequence.wording import listed
+
+    return f" ({listed(counts)})" if counts else ""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
-from typing import Any
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
@@ -47,18 +51,42 @@ def _both_spellings(name: str) -> str:
     return name.replace("_", "-")
 
 
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that what is half-written is removed on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        # only the main thread hears of signals
+        yield
+        return
+
+    def end(number: int, _: Any) -> NoReturn:
+        # a second one must not break off the tidying
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @click.command(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _both_spellings},
     epilog="Example: proteinlm embed sequences.fasta --checkpoint runs/first -o embeddings.h5",
 )
 @click.version_option(proteinlm.__version__, prog_name="proteinlm")
-def group() -> None:
+@click.pass_context
+def group(ctx: click.Context) -> None:
     """Language models of protein sequences at full length."""
+    # train saves its state on SIGTERM by itself
+    if ctx.invoked_subcommand != "train":
+        ctx.with_resource(_ended_by_sigterm())
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; exit 0 when done, 1 on an error with its reason, 2 on wrong usage."""
+    """Run the command line; exit 0 when done, 1 on an error with its reason, 2 on wrong usage, 143 on SIGTERM."""
     try:
         group.main(arguments, prog_name="proteinlm", standalone_mode=True)
     except ProteinLMError as error:

@@ -34,6 +34,7 @@ from proteinlm.model.checkpoint import WEIGHTS_FILE
 from proteinlm.outputs import file_beside
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.fasta import FastaRecord, ReadingTally, accession, read_fasta
+from proteinlm.sequence.wording import on_one_line
 
 Naming: TypeAlias = Literal["first-word", "accession", "full"]
 OnError: TypeAlias = Literal["stop", "skip"]
@@ -130,8 +131,8 @@ def embed_to_files(
     """Embed records and write the results, in the order given.
 
     Until the end everything is kept in ``output.partial_path``, which stays if the run breaks off
-    after its first batch; with ``run.resume`` a later run goes on there and writes the same bytes as
-    an uninterrupted one.
+    after its first batch, except by faulty input; with ``run.resume`` a later run goes on there and
+    writes the same bytes as an uninterrupted one.
 
     Args:
         num_residues: of all records, for the progress; None if not known.
@@ -178,8 +179,14 @@ def _fill_or_remove(
     num_residues: int | None,
     progress: Progress,
 ) -> Counter[str]:
+    is_new = not results.num_batches
     try:
         return _fill(results, embedder, sequences, num_residues, run, progress)
+    except FastaError:
+        # faulty input leaves no output; what an earlier run has done is not its fault
+        if is_new:
+            results.remove()
+        raise
     except BaseException:
         # whole batches are worth keeping, an empty folder is not
         if not results.num_batches:
@@ -337,8 +344,7 @@ def _write_failed(path: Path, results: PartialResults) -> int:
     with file_beside(path) as partial, partial.open("w", encoding="utf-8") as table:
         table.write("index\tidentifier\tresidues\treason\n")
         for entry in failed:
-            reason = " ".join((entry.failure or "").split())
-            identifier = entry.identifier.replace("\t", " ")
+            identifier, reason = on_one_line(entry.identifier), on_one_line(entry.failure or "")
             table.write(f"{entry.index}\t{identifier}\t{entry.length}\t{reason}\n")
     return len(failed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
 import os
@@ -199,11 +200,33 @@ def test_killed_run_resumes_to_the_same_bytes(
         assert (tmp_path / f"killed.{name}").read_bytes() == (tmp_path / f"whole.{name}").read_bytes()
 
 
-def test_stopped_run_says_how_to_go_on(checkpoint: Path, tmp_path: Path, project_root: Path):
-    # standard input cannot be looked through beforehand, so its fault is met on the way
-    giant = "M" * 40
-    words = command(checkpoint, "-", "-o", tmp_path / "out.h5", "--toks-per-batch", "50")
-    text = f">a\n{giant}\n>b\n{giant}\n>c\n\n"
-    done = subprocess.run(words, input=text, text=True, cwd=project_root, capture_output=True, check=False)
+def begin(words: list[str], folder: Path, root: Path) -> subprocess.Popen[str]:
+    """Start a run and wait until it has committed a batch."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, cwd=root, stderr=subprocess.PIPE, text=True, env=environment)
+    journal = folder / "journal.jsonl"
+    while process.poll() is None and not (journal.is_file() and journal.stat().st_size):
+        time.sleep(0.005)
+    return process
+
+
+def test_terminated_run_says_how_to_go_on(checkpoint: Path, fasta: Path, tmp_path: Path, project_root: Path):
+    long = write(tmp_path / "long.fasta", fasta.read_bytes() * 20)
+    words = command(checkpoint, long, "-o", tmp_path / "out.h5", "--toks-per-batch", "600")
+    process = begin(words, tmp_path / "out.h5.partial", project_root)
+    process.terminate()
+    _, printed = process.communicate()
+    assert process.returncode == 143, printed
+    assert f"{tmp_path}/out.h5.partial: keeps what is done; go on with --resume, or remove it" in printed
+    assert {path.name for path in tmp_path.iterdir()} == {"long.fasta", "out.h5.partial"}
+
+
+def test_standard_input_that_is_cut_off_leaves_nothing(
+    checkpoint: Path, fasta: Path, tmp_path: Path, project_root: Path
+):
+    cut = gzip.compress(fasta.read_bytes() * 20)[:-20]
+    words = command(checkpoint, "-", "-o", tmp_path / "out.h5", "--toks-per-batch", "600")
+    done = subprocess.run(words, input=cut, cwd=project_root, capture_output=True, check=False)
     assert done.returncode == 1
-    assert f"{tmp_path}/out.h5.partial: keeps what is done; go on with --resume, or remove it" in done.stderr
+    assert b"standard input: the gzip data end before their end mark" in done.stderr
+    assert list(tmp_path.iterdir()) == []

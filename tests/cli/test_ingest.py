@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,23 @@ def test_nucleotides_and_empty_splits_are_warned_of(proteinlm, tmp_path):
 def test_a_share_of_clusters_without_clusters_is_warned_of(proteinlm, tmp_path):
     _, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", "--ood-share", "0.1")
     assert "warning: --ood-share has no effect without --clusters" in err
+
+
+def test_sigterm_leaves_nothing(tmp_path, project_root):
+    words = [sys.executable, "-m", "proteinlm", "ingest", "-", "-o", f"{tmp_path}/new/corpus"]
+    process = subprocess.Popen(words, cwd=project_root, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write((FILES / "plain.fasta").read_bytes())
+    process.stdin.flush()
+    while process.poll() is None and not list(tmp_path.rglob("screening.tsv")):
+        time.sleep(0.005)
+    process.terminate()
+    assert (process.wait(), process.stderr.read()) == (143, b"")
+    assert list(tmp_path.iterdir()) == []
+    process.stdin.close()
+    process.stderr.close()
+
+
+def test_sigterm_is_what_it_was_after_a_command(proteinlm, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus")
+    assert signal.getsignal(signal.SIGTERM) is before

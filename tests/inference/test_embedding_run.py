@@ -173,6 +173,37 @@ def test_failed_sequence_stops_the_run(pretrained: PretrainedModel, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def cut_off(records: list[FastaRecord], place: int) -> Iterator[FastaRecord]:
+    yield from records[:place]
+    raise FastaError("x.fasta: the gzip data end before their end mark; the file is cut off")
+
+
+def test_input_that_proves_faulty_on_the_way_leaves_nothing(
+    pretrained: PretrainedModel, proteins: list[FastaRecord], tmp_path: Path
+):
+    with pytest.raises(FastaError):
+        run(pretrained, cut_off(proteins, 8), f"{tmp_path}/out.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_faulty_input_does_not_cost_what_an_earlier_run_has_done(
+    pretrained: PretrainedModel, proteins: list[FastaRecord], tmp_path: Path
+):
+    interrupt(pretrained, proteins, f"{tmp_path}/out.h5", place=5)
+    with pytest.raises(FastaError):
+        run(pretrained, cut_off(proteins, 8), f"{tmp_path}/out.h5", resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5.partial"]
+
+
+@pytest.mark.parametrize("letter", ["\t", "\x0b", "\u2028"], ids=ascii)
+def test_a_character_that_ends_lines_to_some_adds_no_line_to_the_list_of_failures(
+    pretrained: PretrainedModel, tmp_path: Path, letter: str
+):
+    run(pretrained, [record(f"a{letter}b", b"")], f"{tmp_path}/out.h5", EmbeddingConfig(), on_error="skip")
+    _, row = (tmp_path / "out.h5.failed.tsv").read_text().splitlines()
+    assert row.count("\t") == 3
+
+
 def test_skipped_sequence_is_listed_and_the_others_embedded(pretrained: PretrainedModel, tmp_path: Path):
     records = [record("a", b"MKV"), record("b", b""), record("c", b"MKL")]
     report = run(pretrained, records, f"{tmp_path}/out.h5", EmbeddingConfig(), on_error="skip")
