@@ -6,7 +6,7 @@ keeps its splits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,18 +58,33 @@ def read_clusters(path: Path) -> Clusters:
         FastaError: if the file cannot be read or decompressed.
     """
     digest = SourceDigest()
-    text = b"".join(read_decompressed(path, digest=digest)).decode("utf-8", errors="replace")
     representatives: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    # one string for each representative, however many members it has
+    known: dict[str, str] = {}
+    for number, line in enumerate(_lines(path, digest), 1):
         words = line.split("\t")
         if len(words) != len(_HEADER) or not all(words):
             raise ManifestError(f"{path}:{number}: expected representative<TAB>member, found {line[:60]!r}")
         if number == 1 and words == _HEADER:
             continue
-        representative, member = words
+        representative, member = known.setdefault(words[0], words[0]), words[1]
         if representatives.setdefault(member, representative) != representative:
             raise ManifestError(f"{path}:{number}: '{member}' is in the clusters of two representatives")
     return Clusters(representatives, digest)
+
+
+def _lines(path: Path, digest: SourceDigest) -> Iterator[str]:
+    """Yield the lines of a text file without their ends, LF or CR LF, holding one piece of it."""
+    unfinished = b""
+    for piece in read_decompressed(path, digest=digest):
+        *lines, unfinished = (unfinished + piece).split(b"\n")
+        yield from (_text(line) for line in lines)
+    if unfinished:
+        yield _text(unfinished)
+
+
+def _text(line: bytes) -> str:
+    return line.removesuffix(b"\r").decode("utf-8", errors="replace")
 
 
 class Splitter:

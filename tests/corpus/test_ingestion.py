@@ -125,6 +125,12 @@ def test_faulty_input_leaves_no_output(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_record_of_gaps_alone_is_dropped_though_gaps_are_kept(write_fasta, tmp_path):
+    config = IngestionConfig(reading=FastaConfig(gaps="keep"))
+    index = ingest([write_fasta([("first", "--.."), ("second", "M-V")])], tmp_path / "corpus", config=config).index
+    assert index.screening.dropped == {"X only, nothing to predict": 1}
+
+
 def test_input_of_which_nothing_can_be_kept_is_refused(write_fasta, tmp_path):
     path = write_fasta([("first", ""), ("second", "XXX")])
     with pytest.raises(FastaError, match="none of 2 records can be kept: 1 X only, nothing to predict, 1 no residues"):

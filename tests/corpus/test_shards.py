@@ -154,7 +154,10 @@ def _change_split(corpus, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda split: split["token_counts"].pop(), r"train\.token_counts: is damaged \(found 32 where the alphabet has"),
+        (
+            lambda split: split["token_counts"].pop(),
+            r"train\.token_counts: is damaged \(found 32 where the alphabet has",
+        ),
         (lambda split: split["token_counts"].__setitem__(4, 0), r"train\.token_counts: .* where num_residues is"),
         (lambda split: split.update(num_sequences=7), r"train\.num_sequences: is damaged \(found 7 where its shards"),
         (lambda split: split["shards"].pop(), r"train\.num_sequences: .* where its shards have"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,28 @@ def test_clusters_are_read_with_and_without_a_header_line(tmp_path, header):
     clusters = read_clusters(path)
     assert clusters.representatives == {"A": "A", "B": "A", "C": "C"}
     assert clusters.num_clusters == 2
+
+
+def test_a_table_of_many_pieces_is_read_whole(tmp_path):
+    path = tmp_path / "clusters.tsv"
+    members = {f"M{number:06d}": f"R{number // 7:06d}" for number in range(30_000)}
+    path.write_bytes("\r\n".join(f"{representative}\t{member}" for member, representative in members.items()).encode())
+    clusters = read_clusters(path)
+    assert clusters.representatives == members
+    assert clusters.digest.num_bytes == path.stat().st_size
+
+
+def test_a_table_is_never_held_as_text(tmp_path):
+    path = tmp_path / "clusters.tsv"
+    path.write_bytes(b"A0A000001\tA0A000002\n" * 200_000)
+    tracemalloc.start()
+    try:
+        read_clusters(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # some pieces of 64 KiB cut into lines, where the text has 4 MB
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize(
