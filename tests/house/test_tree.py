@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base", "core"}
@@ -52,6 +54,26 @@ def test_module_draws_from_no_global_generator(module: Path):
 
 def test_module_names_no_place_of_one_machine(module: Path):
     assert re.findall(r"(?<![\w.])/(?:tmp|work|root|home)/\w+", module.read_text(encoding="utf-8")) == []
+
+
+def test_module_opens_tensorboard_only_as_the_journal(module: Path, syntax: ast.Module):
+    # import contracts know no module inside a library, and this one is in torch
+    imports = [node for node in ast.walk(syntax) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [getattr(node, "module", None) or alias.name for node in imports for alias in node.names]
+    is_door = module.parts[-2:] == ("training", "journal.py")
+    assert any("tensorboard" in name for name in names) == is_door
+
+
+def test_every_required_library_is_imported(project_root: Path):
+    setup = configparser.ConfigParser()
+    setup.read(project_root / "setup.cfg")
+    required = {re.split("[>=<]", line)[0] for line in setup["options"]["install_requires"].split()}
+    imported: set[str] = set()
+    for path in (project_root / "proteinlm").rglob("*.py"):
+        imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    distributions = packages_distributions()
+    provided = {name.lower() for module in imported for name in distributions.get(module, [])}
+    assert required - provided == set()
 
 
 def test_no_file_has_a_name_that_says_nothing(project_root: Path):
