@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -94,6 +95,7 @@ class PartialResults:
         self.columns = tuple(columns)
         self.dtype = numpy.dtype(dtype)
         self.width = width
+        self._made = [folder for folder in path.parents if not folder.exists()]
         self._open_files: dict[str, BinaryIO] = {}
         self.num_batches = self._recover(settings) if self._exists(resume) else self._begin(settings)
         self._journal = (path / JOURNAL_FILE).open("ab")
@@ -147,9 +149,12 @@ class PartialResults:
             file.close()
 
     def remove(self) -> None:
-        """Close the files and remove the folder."""
+        """Close the files and remove the folder, and the folders made for it that hold nothing else."""
         self.close()
         shutil.rmtree(self.path)
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
 
     def _exists(self, resume: bool) -> bool:
         is_there = (self.path / SETTINGS_FILE).is_file()

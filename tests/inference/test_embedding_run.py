@@ -182,7 +182,7 @@ def test_input_that_proves_faulty_on_the_way_leaves_nothing(
     pretrained: PretrainedModel, proteins: list[FastaRecord], tmp_path: Path
 ):
     with pytest.raises(FastaError):
-        run(pretrained, cut_off(proteins, 8), f"{tmp_path}/out.h5")
+        run(pretrained, cut_off(proteins, 8), f"{tmp_path}/new/newer/out.h5")
     assert list(tmp_path.iterdir()) == []
 
 
