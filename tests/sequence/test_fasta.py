@@ -231,3 +231,15 @@ def test_any_bytes_are_read_or_refused_and_pieces_make_no_difference(data, piece
     whole = read([b">first\nMK\n" + data])
     text = b">first\nMK\n" + data
     assert read([text[start : start + piece] for start in range(0, len(text), piece)]) == whole
+
+
+def test_real_proteins_are_read_as_biopython_reads_them(sample):
+    import lzma
+
+    from Bio.SeqIO.FastaIO import SimpleFastaParser
+
+    path = sample / "uniprotkb_sample.fasta.xz"
+    with lzma.open(path, "rt") as file:
+        expected = [(header, sequence) for header, sequence in SimpleFastaParser(file)]
+    found = [(f"{record.identifier} {record.description}", record.residues.decode()) for record in read_fasta([path])]
+    assert found == expected
