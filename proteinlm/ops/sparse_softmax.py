@@ -55,7 +55,7 @@ class _SparseSoftmax(torch.autograd.Function):
                 weights_GCJ = _weights(reading, _queries(reading, q_THK, dtype), _seen(reading, k_THK, dtype))
                 reading.queries.put(out_THK, weights_GCJ @ _seen(reading, v_THK, dtype))
         ctx.plan = plan
-        ctx.save_for_backward(q_THK, k_THK, v_THK, out_THK)
+        ctx.save_for_backward(q_THK, k_THK, v_THK)
         return out_THK
 
     @staticmethod
@@ -64,9 +64,9 @@ class _SparseSoftmax(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("sparse attention is differentiable once; create_graph=True is not possible")
         inputs = ctx.saved_tensors
-        dtype = accumulation_dtype(*inputs[:3])
+        dtype = accumulation_dtype(*inputs)
         # keys are read several times: sums in half precision would lose what comes late
-        grads = [torch.zeros_like(x, dtype=dtype, memory_format=torch.contiguous_format) for x in inputs[:3]]
+        grads = [torch.zeros_like(x, dtype=dtype, memory_format=torch.contiguous_format) for x in inputs]
         with torch.autocast(grad_THK.device.type, enabled=False):
             for reading in ctx.plan:
                 _backward(reading, inputs, grad_THK, grads)
@@ -104,15 +104,19 @@ def _weights(reading: Reading, q_GCK: Tensor, k_GJK: Tensor) -> Tensor:
 
 
 def _backward(reading: Reading, inputs: tuple[Tensor, ...], grad_THK: Tensor, grads: Sequence[Tensor]) -> None:
-    """Add what one reading contributes: with g the gradient of out, dS_ij = P_ij (g_i·v_j - g_i·out_i)."""
-    q_THK, k_THK, v_THK, out_THK = inputs
+    """Add what one reading contributes.
+
+    With g the gradient of out: dP_ij = g_i·v_j and the gradient of a score is P_ij (dP_ij - sum_j P_ij dP_ij).
+    """
+    q_THK, k_THK, v_THK = inputs
     dtype = grads[0].dtype
     q_GCK, k_GJK = _queries(reading, q_THK, dtype), _seen(reading, k_THK, dtype)
     weights_GCJ = _weights(reading, q_GCK, k_GJK)
     grad_GCK = reading.queries.hide_repeats(reading.queries.take(grad_THK, dtype))
     _add(reading.keys, grads[2], weights_GCJ.mT @ grad_GCK)
-    offset_GC1 = (grad_GCK * reading.queries.take(out_THK, dtype)).sum(-1, keepdim=True)
-    grad_scores_GCJ = torch.bmm(grad_GCK, _seen(reading, v_THK, dtype).mT).sub_(offset_GC1).mul_(weights_GCJ)
+    grad_scores_GCJ = torch.bmm(grad_GCK, _seen(reading, v_THK, dtype).mT).mul_(weights_GCJ)
+    # the sum is g_i·out_i, but out was rounded to the dtype of the values
+    grad_scores_GCJ.addcmul_(weights_GCJ, grad_scores_GCJ.sum(-1, keepdim=True), value=-1)
     _add(reading.keys, grads[1], grad_scores_GCJ.mT @ q_GCK)
     reading.queries.put(grads[0], (grad_scores_GCJ @ k_GJK).mul_(q_THK.shape[-1] ** -0.5))
 

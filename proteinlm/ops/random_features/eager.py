@@ -106,7 +106,7 @@ class _Favor(torch.autograd.Function):
                 states += state if len(tiles) > 1 else []
                 every_coordinates.append(coordinates)
         ctx.plan, ctx.tiled, ctx.every_coordinates = plan, tiled, every_coordinates
-        ctx.save_for_backward(q_THK, k_THK, v_THK, out_THK, *states)
+        ctx.save_for_backward(q_THK, k_THK, v_THK, *states)
         return out_THK
 
     @staticmethod
@@ -114,7 +114,7 @@ class _Favor(torch.autograd.Function):
         # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
         if torch.is_grad_enabled():
             raise RuntimeError("FAVOR+ attention is differentiable once; create_graph=True is not possible")
-        q_THK, k_THK, v_THK, out_THK, *states = ctx.saved_tensors
+        q_THK, k_THK, v_THK, *states = ctx.saved_tensors
         grads = [
             torch.zeros_like(x, memory_format=torch.contiguous_format) if needed else None
             for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
@@ -126,8 +126,7 @@ class _Favor(torch.autograd.Function):
                     state = State(next(saved), next(saved))
                 else:
                     state = tiled.average_keys(tiles, k_THK, v_THK, coordinates)
-                inputs = (q_THK, out_THK, grad_THK)
-                grad_state = tiled.backward_queries(tiles, inputs, state, coordinates, grads[0])
+                grad_state = tiled.backward_queries(tiles, (q_THK, grad_THK), state, coordinates, grads[0])
                 if grads[1] is not None or grads[2] is not None:
                     tiled.backward_keys(tiles, (k_THK, v_THK), (state, grad_state), coordinates, grads[1:])
         return *grads, None, None

@@ -82,24 +82,25 @@ class ExponentialFeatures(TiledFeatures):
     def backward_queries(
         self,
         tiles: Sequence[Tile],
-        inputs: tuple[Tensor, Tensor, Tensor],
+        inputs: tuple[Tensor, Tensor],
         state: State,
         coordinates: Coordinates | None,
         grad_q_THK: Tensor | None,
     ) -> State:
         """Fill in the gradient of q and return those of s, less what U loses by it, and of U.
 
-        With g the gradient of out: dU = P^T g, dlogits_ir = P_ir (g_i·U_r - g_i·out_i), ds_r = sum_i
-        dlogits_ir; the softmax of the keys needs ds_r - dU_r·U_r.
+        With g the gradient of out: dU = P^T g, dP_ir = g_i·U_r, dlogits_ir = P_ir (dP_ir - sum_r P_ir dP_ir),
+        ds_r = sum_i dlogits_ir; the softmax of the keys needs ds_r - dU_r·U_r.
         """
-        q_THK, out_THK, grad_THK = inputs
+        q_THK, grad_THK = inputs
         grad_sums_G1M, grad_means_GMK = torch.zeros_like(state.sums_G1M), torch.zeros_like(state.means_GMK)
         for tile in tiles:
             weights_GCM = self.query_weights(tile, q_THK, state, coordinates)
             grad_GCK = tile.hide_repeats(tile.take(grad_THK, self.dtype))
             grad_means_GMK.baddbmm_(weights_GCM.mT, grad_GCK)
-            offset_GC1 = (grad_GCK * tile.take(out_THK, self.dtype)).sum(-1, keepdim=True)
-            grad_logits_GCM = torch.baddbmm(offset_GC1, grad_GCK, state.means_GMK.mT, beta=-1).mul_(weights_GCM)
+            grad_logits_GCM = (grad_GCK @ state.means_GMK.mT).mul_(weights_GCM)
+            # the sum is g_i·out_i, but out was rounded to the dtype of the values
+            grad_logits_GCM.addcmul_(weights_GCM, grad_logits_GCM.sum(-1, keepdim=True), value=-1)
             grad_sums_G1M.add_(grad_logits_GCM.sum(1, keepdim=True))
             if grad_q_THK is not None:
                 grad_x_GCK = grad_logits_GCM @ self.rows_MK

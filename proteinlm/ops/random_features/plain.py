@@ -97,7 +97,7 @@ class PlainFeatures(TiledFeatures):
     def backward_queries(
         self,
         tiles: Sequence[Tile],
-        inputs: tuple[Tensor, Tensor, Tensor],
+        inputs: tuple[Tensor, Tensor],
         state: State,
         coordinates: Coordinates | None,
         grad_q_THK: Tensor | None,
@@ -105,18 +105,20 @@ class PlainFeatures(TiledFeatures):
         """Fill in the gradient of q and return those of z and S.
 
         With g the gradient of out and n the normaliser: dS = (phi / n)^T g, dz_r = - sum_i (phi_ir / n_i)
-        (g_i·out_i), dphi_ir = (g_i·S_r - (g_i·out_i) z_r) / n_i.
+        (g_i·out_i), dphi_ir = (g_i·S_r - (g_i·out_i) z_r) / n_i, where g_i·out_i = sum_r (phi_ir / n_i) (g_i·S_r).
         """
-        q_THK, out_THK, grad_THK = inputs
+        q_THK, grad_THK = inputs
         grad_sums_G1M, grad_numerators_GMK = torch.zeros_like(state.sums_G1M), torch.zeros_like(state.means_GMK)
         for tile in tiles:
             u_GCM, weights_GCM, normaliser_GC1 = self._queries(tile, q_THK, state, coordinates)
             grad_GCK = tile.hide_repeats(tile.take(grad_THK, self.dtype))
-            offset_GC1 = (grad_GCK * tile.take(out_THK, self.dtype)).sum(-1, keepdim=True)
+            grad_GCM = grad_GCK @ state.means_GMK.mT
+            # out itself was rounded to the dtype of the values
+            offset_GC1 = (grad_GCM * weights_GCM).sum(-1, keepdim=True)
             grad_numerators_GMK.baddbmm_(weights_GCM.mT, grad_GCK)
             grad_sums_G1M.baddbmm_(offset_GC1.mT, weights_GCM, alpha=-1)
             if grad_q_THK is not None:
-                grad_GCM = (grad_GCK @ state.means_GMK.mT).baddbmm_(offset_GC1, state.sums_G1M, alpha=-1)
+                grad_GCM.baddbmm_(offset_GC1, state.sums_G1M, alpha=-1)
                 grad_x_GCK = self._unproject(self._slope(u_GCM, grad_GCM.div_(normaliser_GC1)))
                 if coordinates is not None:
                     grad_x_GCK = coordinates.query_gradient(grad_x_GCK)

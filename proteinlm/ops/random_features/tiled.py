@@ -66,12 +66,12 @@ class TiledFeatures(ABC):
     def backward_queries(
         self,
         tiles: Sequence[Tile],
-        inputs: tuple[Tensor, Tensor, Tensor],
+        inputs: tuple[Tensor, Tensor],
         state: State,
         coordinates: Coordinates | None,
         grad_q_THK: Tensor | None,
     ) -> State:
-        """Fill in the gradient of q from ``inputs``, q, out and its gradient; return that of the state."""
+        """Fill in the gradient of q from ``inputs``, q and the gradient of out; return that of the state."""
 
     @abstractmethod
     def backward_keys(

@@ -318,6 +318,47 @@ def test_half_precision_gradients_are_finite_and_of_the_input_dtype(dtype):
     assert all(x.grad.isfinite().all() and x.grad.dtype == dtype for x in (q, k, v))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mean", [0, 4])
+@pytest.mark.parametrize("name", list(MAPS))
+def test_half_precision_gradients_are_those_of_float32_rounded_once(dtype, mean, name):
+    q, k, noise, weights = torch.randn(4, 1, 200, 2, 16, generator=torch.Generator().manual_seed(4)).to(dtype)
+    half = [x.clone().requires_grad_() for x in (q, k, mean + noise / 10)]
+    single = [x.detach().float().requires_grad_() for x in half]
+    attend = functools.partial(favor_attention, rows_MK=wide_rows(name), features=MAPS[name])
+    got = torch.autograd.grad(attend(*half), half, weights)
+    expected = torch.autograd.grad(attend(*single), single, weights.float())
+    assert all(torch.equal(mine, theirs.to(dtype)) for mine, theirs in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mean", [0, 4])
+def test_gradients_are_within_rounding_of_float64(dtype, mean):
+    length, head_dim, num_features = 200, 16, 64
+    q, k, noise, weights = torch.randn(4, 1, length, 2, head_dim, generator=torch.Generator().manual_seed(4)).to(dtype)
+    inputs = [x.clone().requires_grad_() for x in (q, k, mean + noise / 10)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    rows_MK = rows(num_features, head_dim).float()
+    got = torch.autograd.grad(favor_attention(*inputs, rows_MK), inputs, weights)
+    expected = torch.autograd.grad(favor_attention(*exact, rows_MK), exact, weights.double())
+    # the error of a weight as for the output above; sums over positions, features and the head come to it
+    scaled = torch.cat(exact[:2]).detach() * head_dim**-0.25
+    magnitude = (scaled.abs() @ rows_MK.double().abs().T).amax() + scaled.square().sum(-1).amax() / 2
+    in_logarithm = 2 * (head_dim + 2) * 2**-24 * magnitude
+    error = 4 * torch.expm1(in_logarithm) + (length + num_features + 2 * head_dim) * 2**-24
+    # how large the terms of each sum are: weights of a query sum to 1, those of a key to a column of the map;
+    # dq has two terms g·U, dk has four of them (v·dU, two in ds, dU·U)
+    product = weights.double().abs().sum(-1).max() * exact[2].detach().abs().max()
+    column = favor_map(*exact[:2], rows_MK).sum(-2).max()
+    width = rows_MK.abs().max().double() * head_dim**-0.25
+    of_query, of_key = 2 * product * width, 4 * product * column * (width + scaled.abs().max() * head_dim**-0.25)
+    for mine, theirs, terms in zip(
+        got, expected, (of_query, of_key, weights.double().abs().max() * column), strict=True
+    ):
+        assert mine.dtype == dtype
+        assert ((mine.double() - theirs).abs() <= error * terms + torch.finfo(dtype).eps / 2 * theirs.abs()).all()
+
+
 def test_autocast_changes_nothing():
     inputs = [torch.randn(2, 33, 2, 16, requires_grad=True) for _ in range(3)]
     plain = favor_attention(*inputs, rows(64, 16))
