@@ -83,6 +83,17 @@ def row_bounds(rows: slice, length: int) -> tuple[int, int]:
     return start, max(start, stop)
 
 
+def finite_queries(q_BLHK: Tensor, key_mask_BL: Tensor | None) -> Tensor:
+    """Return queries with 0 in the place of what is not finite at a hidden position.
+
+    Such a query would reach the gradients of all keys that it sees, as 0 · NaN where nobody reads its output.
+    Finite queries come back as they are, without a copy.
+    """
+    if key_mask_BL is None or q_BLHK.detach()[~key_mask_BL].isfinite().all():
+        return q_BLHK
+    return q_BLHK.masked_fill(~(key_mask_BL[..., None, None] | q_BLHK.isfinite()), 0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
     """Equally long runs of positions of ``num_runs`` segments, shorter ones repeated at their end.

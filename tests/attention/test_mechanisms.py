@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import re
 from dataclasses import dataclass
@@ -80,6 +81,37 @@ def test_the_map_times_the_values_is_the_output(attention):
     options = {"key_mask_BL": torch.rand(2, 9) > 0.4, "cu_seqlens": torch.tensor([0, 3, 9, 18], dtype=torch.int32)}
     product = torch.einsum("bhrl,blhk->brhk", attention.attention_map(q, k, rows=slice(2, 7), **options), v)
     torch.testing.assert_close(product, attention(q, k, v, **options)[:, 2:7])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        *CONFIGS,
+        FavorConfig(num_random_features=8, exact_below=8),
+        FavorConfig(num_random_features=8, feature_map="sderf", projection="iid", centring=True),
+        FavorConfig(num_random_features=8, feature_map="generalised"),
+    ],
+    ids=lambda config: f"{config.kind} {getattr(config, 'feature_map', '')} {getattr(config, 'exact_below', '')}",
+)
+def test_what_a_hidden_position_holds_reaches_no_gradient(config, value):
+    attention = build_attention(config, head_dim=HEAD_DIM, layer=2, seed=3)
+    inputs, weights = draw(2, 11, 3, HEAD_DIM, dtype=torch.float64), torch.randn(2, 11, 3, HEAD_DIM)
+    # padding, a hole, and a segment of which nothing is visible
+    visible = torch.arange(11) < torch.tensor([[11], [5]])
+    visible[0, :3] = visible[0, 7] = False
+    hidden = ~visible[..., None, None]
+    options = {"key_mask_BL": visible, "cu_seqlens": torch.tensor([0, 3, 11, 22], dtype=torch.int32)}
+    results = []
+    for held in (inputs, [x.masked_fill(hidden, value) for x in inputs]):
+        leaves = [x.clone().requires_grad_() for x in held]
+        out = attention(*leaves, **options)
+        gradients = torch.autograd.grad(out, leaves, weights.masked_fill(hidden, 0).double())
+        map_BLHL = attention.attention_map(*leaves[:2], **options).transpose(1, 2)
+        assert out.isfinite().all()
+        assert map_BLHL.isfinite().all()
+        results.append([out[visible], map_BLHL[visible], *gradients])
+    assert all(map(torch.equal, *results))
 
 
 def test_projections_of_one_tensor_need_no_copy_first(attention):

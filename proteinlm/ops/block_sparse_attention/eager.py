@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.ops.block_sparse_attention.pattern import BlockPattern, random_blocks, reaches
-from proteinlm.ops.segments import Segment, Tile, find_segments
+from proteinlm.ops.segments import Segment, Tile, find_segments, finite_queries
 from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, sparse_map, sparse_softmax
 
 # a run of positions, half-open
@@ -36,12 +36,13 @@ def bigbird_attention(
         cu_seqlens: where segments start in the flattened B·L positions, and B·L.
 
     Returns:
-        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
+        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
     Source: Zaheer et al., NeurIPS 2020, arXiv:2007.14062, section 2.
     """
     pairs = _pairs(q_BLHK, pattern, key_mask_BL, cu_seqlens)
     plan = [_reading(group, q_BLHK.device) for group in _group(pairs, READING_ELEMENTS // q_BLHK.shape[2])]
+    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
     return sparse_softmax(q_BLHK, k_BLHK, v_BLHK, plan)
 
 
@@ -64,6 +65,7 @@ def bigbird_map(
         and are 0 elsewhere.
     """
     pairs = _pairs(q_BLHK, pattern, key_mask_BL, cu_seqlens)
+    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
     return sparse_map(q_BLHK, k_BLHK, (_reading([pair], q_BLHK.device) for pair in pairs), rows)
 
 

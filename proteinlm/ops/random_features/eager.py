@@ -17,7 +17,7 @@ from proteinlm.ops.random_features.exponential import ExponentialFeatures
 from proteinlm.ops.random_features.features import POSITIVE, Features, accumulation_dtype
 from proteinlm.ops.random_features.plain import PlainFeatures
 from proteinlm.ops.random_features.tiled import State, TiledFeatures
-from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, plan_tiles, row_bounds
+from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
 
 # features of one tile, all heads: 2 MiB in float32, what the second-level caches of two cores hold
 TILE_ELEMENTS = 2**19
@@ -50,13 +50,13 @@ def favor_attention(
         cu_seqlens: where segments start in the flattened B·L positions, and B·L.
 
     Returns:
-        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
+        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
     Source: Choromanski et al., ICLR 2021, arXiv:2009.14794, equations 4 to 7.
     """
     segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
     mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
-    flat = [x.flatten(0, 1) for x in (q_BLHK, k_BLHK, v_BLHK)]
+    flat = [x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK)]
     tiled = tiled_features(features, rows_MK, flat[0], accumulation_dtype(*flat))
     plan = plan_tiles(segments, mask_T, q_BLHK.device, _tile_length(q_BLHK.shape[2], tiled.num_features))
     out_THK: Tensor = _Favor.apply(*flat, tiled, plan)  # type: ignore[no-untyped-call]
@@ -159,7 +159,7 @@ def favor_map(
     num_windows, length, num_heads, _ = q_BLHK.shape
     first, behind = row_bounds(rows, length)
     map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
-    q_THK, k_THK = q_BLHK.flatten(0, 1), k_BLHK.flatten(0, 1)
+    q_THK, k_THK = (x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK))
     tiled = tiled_features(features, rows_MK, q_THK, dtype)
     mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
     tile_length = _tile_length(num_heads, tiled.num_features)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from proteinlm.errors import UnavailableError
-from proteinlm.ops.segments import Segment, find_segments, row_bounds
+from proteinlm.ops.segments import Segment, find_segments, finite_queries, row_bounds
 from proteinlm.ops.softmax_attention import varlen
 
 Implementation = Literal["auto", "eager", "varlen"]
@@ -27,7 +27,7 @@ def softmax_attention(
     """Return softmax(Q K^T / sqrt(K)) V over the visible keys of each query's segment.
 
     Exactly 0, with zero gradients, where there is none. Hidden keys are left out of the product, not
-    masked, so they may hold anything. Time O(L^2 K) a segment, memory O(L K).
+    masked, and a hidden position may hold anything. Time O(L^2 K) a segment, memory O(L K).
 
     Args:
         key_mask_BL: True where a key is visible.
@@ -43,6 +43,7 @@ def softmax_attention(
     """
     segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
     mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
+    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
     obstacle = "nothing" if implementation == "eager" else varlen.missing(q_BLHK, k_BLHK, v_BLHK)
     if implementation == "varlen" and obstacle:
         raise UnavailableError(
@@ -107,6 +108,7 @@ def softmax_map(
     first, behind = row_bounds(rows, length)
     dtype = torch.float64 if torch.float64 in (q_BLHK.dtype, k_BLHK.dtype) else torch.float32
     map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
+    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
     with torch.autocast(q_BLHK.device.type, enabled=False):
         for segment in find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens):
             window, offset = divmod(segment.start, length)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from proteinlm.ops.segments import Tile, cut_segment, find_segments, plan_tiles
+from proteinlm.ops.segments import Tile, cut_segment, find_segments, finite_queries, plan_tiles
 from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, sparse_map, sparse_softmax
 
 # queries of a tile, however wide the window: fewer cost more in calls than they save
@@ -37,13 +37,14 @@ def window_attention(
         cu_seqlens: where segments start in the flattened B·L positions, and B·L.
 
     Returns:
-        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
+        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
     Source: Beltagy, Peters and Cohan, arXiv:2004.05150, section 3.1.
     """
     segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
     mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
     parts = plan_tiles(segments, mask_T, q_BLHK.device, _tile_length(q_BLHK, window))
+    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
     return sparse_softmax(q_BLHK, k_BLHK, v_BLHK, list(_readings(parts, window, mask_T, q_BLHK.device)))
 
 
@@ -68,6 +69,7 @@ def window_map(
     segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
     mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
     parts = [cut_segment(s, mask_T, _tile_length(q_BLHK, window)) for s in segments if s.num_visible]
+    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
     return sparse_map(q_BLHK, k_BLHK, list(_readings(parts, window, mask_T, q_BLHK.device)), rows)
 
 
