@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -18,10 +17,6 @@ from proteinlm.errors import ConfigError
 from proteinlm.ops import random_features
 from proteinlm.ops.random_features import FeatureMap, Features, KernelFunction, Projection
 from proteinlm.ops.softmax_attention import softmax_attention
-
-logger = logging.getLogger(__name__)
-
-Implementation = Literal["auto", "eager"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +36,6 @@ class FavorConfig:
     kernel_function: KernelFunction = "relu"  # of "generalised" features
     epsilon: float = 1e-3  # added to "generalised" features, but not to "exp"
     exact_below: int = 0  # visible tokens; segments of fewer are computed exactly, by forward only
-    implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         if self.num_random_features < 1:
@@ -129,7 +123,6 @@ class FavorAttention(Attention):
         self.seed = seed
         self.redraw_index = 0
         self._drawn: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
-        choose_implementation(config.implementation)
         if config.projection == "none" and config.num_random_features != head_dim:
             found = f"num_random_features is {config.num_random_features}"
             raise ConfigError(f"{found}; without projection there are as many as the head is wide, {head_dim}")
@@ -201,11 +194,3 @@ class FavorAttention(Attention):
             cu_seqlens=cu_seqlens,
             rows=rows,
         )
-
-
-@functools.cache
-def choose_implementation(implementation: Implementation) -> Implementation:
-    """Return which implementation runs; for "auto" say so in the log, once in a process."""
-    if implementation == "auto":
-        logger.info("FAVOR+ runs eager, its only implementation")
-    return "eager"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 import re
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from proteinlm.attention import FavorAttention, FavorConfig
-from proteinlm.attention.favor import choose_implementation
 from proteinlm.errors import ConfigError
 from proteinlm.ops.random_features import favor_attention
 from proteinlm.ops.softmax_attention import softmax_attention, softmax_map
@@ -240,14 +238,6 @@ def test_maps_are_by_features_whatever_is_computed_exactly():
 def test_settings_out_of_range_or_without_meaning_are_refused(settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         FavorConfig(**settings)
-
-
-def test_auto_says_once_what_it_chose(caplog):
-    choose_implementation.cache_clear()
-    with caplog.at_level(logging.INFO, "proteinlm.attention.favor"):
-        build()
-        build(layer=1)
-    assert [record.getMessage() for record in caplog.records] == ["FAVOR+ runs eager, its only implementation"]
 
 
 def test_rows_drawn_in_inference_mode_serve_training_too():
