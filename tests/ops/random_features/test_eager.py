@@ -8,8 +8,6 @@ import re
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from proteinlm.errors import ShapeError
 from proteinlm.ops.random_features import (
@@ -385,24 +383,12 @@ def test_inputs_are_left_as_they_were():
     assert all(map(torch.equal, before, (q, k, v)))
 
 
-class LargestTensor(TorchDispatchMode):
-    """Records the bytes of the largest storage that any operation returns."""
-
-    num_bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        sizes = [x.untyped_storage().nbytes() for x in tree_leaves(result) if isinstance(x, Tensor)]
-        self.num_bytes = max([self.num_bytes, *sizes])
-        return result
-
-
 @pytest.mark.parametrize("cu_seqlens", [None, torch.arange(0, 8193, 64, dtype=torch.int32)], ids=["long", "packed"])
 @pytest.mark.parametrize("name", list(MAPS))
-def test_no_tensor_of_all_positions_features_and_heads_is_alive(cu_seqlens, name):
+def test_no_tensor_of_all_positions_features_and_heads_is_alive(cu_seqlens, name, largest_tensor):
     inputs = [torch.randn(1, 8192, 4, 8, requires_grad=True) for _ in range(3)]
     rows_MK = None if name.endswith("no rows") else rows(256, 8)
-    with LargestTensor() as largest:
+    with largest_tensor as largest:
         favor_attention(*inputs, rows_MK, features=MAPS[name], cu_seqlens=cu_seqlens).sum().backward()
     # the larger of a tile of features and one input; all features would take 32 MiB
     assert largest.num_bytes <= max(4 * eager.TILE_ELEMENTS, 4 * inputs[0].numel())
