@@ -34,24 +34,6 @@ class UniformAttention(Attention):
         return map_BRL[:, None].expand(-1, k_BLHK.shape[2], -1, -1)
 
 
-class IdentityAttention(Attention):
-    """Every position returns its own value."""
-
-    is_exact = False
-
-    def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
-        return v_BLHK
-
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        windows, length, heads, _ = k_BLHK.shape
-        identity_LL = torch.eye(length, dtype=k_BLHK.dtype, device=k_BLHK.device)
-        return identity_LL[rows].expand(windows, heads, -1, -1)
-
-
 def _segments(x_BLHK: Tensor, cu_seqlens: Tensor | None) -> Tensor:
     """Return the number of the segment that each position lies in, int64 (B, L)."""
     windows, length = x_BLHK.shape[:2]
@@ -65,9 +47,9 @@ def _weights(x_BLHK: Tensor, key_mask_BL: Tensor | None) -> Tensor:
     return x_BLHK.new_ones(x_BLHK.shape[:2]) if key_mask_BL is None else key_mask_BL.to(x_BLHK.dtype)
 
 
-def with_baseline(model: MaskedLM, baseline: type[UniformAttention] | type[IdentityAttention]) -> MaskedLM:
-    """Return a model of the same weights, shared in memory, whose layers attend as the baseline does."""
+def with_uniform_attention(model: MaskedLM) -> MaskedLM:
+    """Return a model of the same weights, shared in memory, whose layers attend uniformly."""
     other = model.with_attention(model.config.attention)
     for block in other.encoder.blocks:
-        block.attention = baseline(model.config.head_dim)
+        block.attention = UniformAttention(model.config.head_dim)
     return other

@@ -13,9 +13,9 @@ from torch import Tensor
 from proteinlm.analysis import agreement
 from proteinlm.analysis.agreement import MapLayout, NormStatistics
 from proteinlm.analysis.attention_maps import HiddenErrors, LayerViewer, layer_attention, map_rows
-from proteinlm.analysis.baselines import IdentityAttention, UniformAttention, with_baseline
+from proteinlm.analysis.baselines import with_uniform_attention
 from proteinlm.analysis.results import ComparisonConfig, Figures
-from proteinlm.attention import FavorConfig, SoftmaxConfig
+from proteinlm.attention import FavorConfig, IdentityConfig, SoftmaxConfig
 from proteinlm.batches.packing import Context
 from proteinlm.errors import ConfigError
 from proteinlm.model.masked_lm import MaskedLM
@@ -74,8 +74,8 @@ def build_trunks(model: MaskedLM, settings: ComparisonConfig) -> Trunks:
         trained=model,
         exact=model.with_attention(SoftmaxConfig()),
         favor=tuple(tuple(favor(m, r) for r in range(settings.num_draws)) for m in settings.num_random_features),
-        uniform=with_baseline(model, UniformAttention),
-        identity=with_baseline(model, IdentityAttention),
+        uniform=with_uniform_attention(model),
+        identity=model.with_attention(IdentityConfig()),
     )
 
 
