@@ -67,12 +67,14 @@ def compare_checkpoint(
 
     Raises:
         CheckpointError: if there is no whole checkpoint.
-        ConfigError: if every protein is longer than ``settings.max_length``.
+        ConfigError: if every protein is longer than ``settings.max_length``, or the checkpoint's feature map
+            does not estimate softmax.
         FastaError: if there is no record with residues.
         UnavailableError: if the device is not on this machine.
     """
     settings = settings or ComparisonConfig()
     pretrained = load(checkpoint, device=device, dtype="float32")
+    trunk_room.check_kernel(pretrained.model)
     chosen, counts = choose_records(records, settings)
     proteins = _described(chosen, settings)
     tokens = [encode(record.residues).tokens for record in chosen]

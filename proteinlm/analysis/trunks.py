@@ -48,6 +48,21 @@ def favor_settings(model: MaskedLM) -> FavorConfig:
     return settings if isinstance(settings, FavorConfig) else FavorConfig()
 
 
+def check_kernel(model: MaskedLM) -> None:
+    """Raise unless exact softmax is what the model's FAVOR+ estimates.
+
+    Raises:
+        ConfigError: if the model has a kernel of its own.
+    """
+    settings = favor_settings(model)
+    if settings.feature_map == "generalised":
+        raise ConfigError(
+            f'the checkpoint attends by feature_map = "generalised" with the function {settings.kernel_function}, a '
+            "kernel of its own: exact softmax is not what it estimates, and no distance from it is an error; compare a "
+            "checkpoint of softmax attention or of another feature_map, and judge this one by proteinlm evaluate"
+        )
+
+
 def build_trunks(model: MaskedLM, settings: ComparisonConfig) -> Trunks:
     """Return the weights of ``model`` behind every kind of attention of the comparison.
 

@@ -198,6 +198,16 @@ def test_an_odd_number_of_hyperbolic_features_is_an_error(save_run, proteins, tm
         compare_checkpoint(proteins, run, ComparisonConfig(num_random_features=(15,)))
 
 
+@pytest.mark.parametrize("function", ["relu", "exp"])
+def test_a_kernel_of_its_own_is_not_compared_with_softmax(save_run, proteins, tmp_path, function):
+    attention = FavorConfig(num_random_features=16, feature_map="generalised", kernel_function=function)
+    run = save_run(tmp_path / "run", small_model(attention=attention))
+    with pytest.raises(
+        ConfigError, match=rf"function {function}, a kernel of its own.*compare a checkpoint of softmax"
+    ):
+        compare_checkpoint(proteins, run, SMALL)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
