@@ -2,6 +2,7 @@
 
 from proteinlm.attention.favor import FavorAttention, FavorConfig
 from proteinlm.attention.interface import Attention
+from proteinlm.attention.linear import LinearAttention, LinearConfig
 from proteinlm.attention.mechanisms import MECHANISMS, AttentionConfig, build_attention
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
 
@@ -11,6 +12,8 @@ __all__ = [
     "AttentionConfig",
     "FavorAttention",
     "FavorConfig",
+    "LinearAttention",
+    "LinearConfig",
     "SoftmaxAttention",
     "SoftmaxConfig",
     "build_attention",

@@ -9,13 +9,15 @@ import pydantic
 
 from proteinlm.attention.favor import FavorAttention, FavorConfig
 from proteinlm.attention.interface import Attention
+from proteinlm.attention.linear import LinearAttention, LinearConfig
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
 
-AttentionConfig = Annotated[SoftmaxConfig | FavorConfig, pydantic.Field(discriminator="kind")]
+AttentionConfig = Annotated[SoftmaxConfig | FavorConfig | LinearConfig, pydantic.Field(discriminator="kind")]
 
 MECHANISMS: dict[str, tuple[type, Callable[..., Attention]]] = {
     "softmax": (SoftmaxConfig, SoftmaxAttention),
     "favor": (FavorConfig, FavorAttention),
+    "linear": (LinearConfig, LinearAttention),
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from proteinlm.attention import MECHANISMS, AttentionConfig, FavorConfig, SoftmaxConfig, build_attention
+from proteinlm.attention import MECHANISMS, AttentionConfig, FavorConfig, LinearConfig, SoftmaxConfig, build_attention
 from proteinlm.config import parse, to_table
 from proteinlm.errors import ConfigError, ShapeError
 
@@ -20,7 +20,7 @@ class Recipe:
     attention: AttentionConfig
 
 
-@pytest.fixture(params=[SoftmaxConfig(), FavorConfig(num_random_features=8)], ids=list(MECHANISMS))
+@pytest.fixture(params=[SoftmaxConfig(), FavorConfig(num_random_features=8), LinearConfig()], ids=list(MECHANISMS))
 def attention(request):
     return build_attention(request.param, head_dim=HEAD_DIM, layer=2, seed=3)
 
@@ -37,7 +37,7 @@ def test_a_table_names_its_mechanism_by_kind(kind):
 
 
 def test_an_unknown_kind_lists_those_that_exist():
-    with pytest.raises(ConfigError, match=r"attention.kind: is 'fovar'; expected one of 'softmax', 'favor'"):
+    with pytest.raises(ConfigError, match=r"attention.kind: is 'fovar'; expected one of 'softmax', 'favor', 'linear'"):
         parse(Recipe, {"attention": {"kind": "fovar"}}, source="recipe")
 
 
