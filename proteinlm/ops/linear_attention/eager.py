@@ -24,7 +24,14 @@ import torch
 from torch import Tensor
 
 from proteinlm.errors import ShapeError
-from proteinlm.ops.linear_attention.features import Normalisation, features_, rms_normalised, slopes, with_ones
+from proteinlm.ops.linear_attention.features import (
+    Normalisation,
+    features_,
+    inverse_rms,
+    inverse_sum,
+    slopes,
+    with_ones,
+)
 from proteinlm.ops.random_features.features import accumulation_dtype
 from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, plan_tiles, row_bounds
 
@@ -197,10 +204,7 @@ def linear_attention(
     mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
     plan = plan_tiles(segments, mask_T, q_BLHK.device, tile_length)
     flat = (x.flatten(0, 1) for x in (q_BLHK, k_BLHK, v_BLHK))
-    out_THK: Tensor = _Linear.apply(*flat, plan, decay, normalisation == "division")  # type: ignore[no-untyped-call]
-    if normalisation == "numerator":
-        with torch.autocast(q_BLHK.device.type, enabled=False):
-            out_THK = rms_normalised(out_THK).to(v_BLHK.dtype)
+    out_THK: Tensor = _Linear.apply(*flat, plan, decay, normalisation)  # type: ignore[no-untyped-call]
     return out_THK.view_as(v_BLHK)
 
 
@@ -215,8 +219,6 @@ def check_decay(decay_H: Tensor | None, num_heads: int) -> None:
 
 
 class _Linear(torch.autograd.Function):
-    """The quotient in the dtype of the values, or the numerator as it was summed up."""
-
     @staticmethod
     def forward(
         ctx: Any,
@@ -225,24 +227,23 @@ class _Linear(torch.autograd.Function):
         v_THK: Tensor,
         plan: list[list[Tile]],
         decay: PairDecay,
-        is_divided: bool,
+        normalisation: Normalisation,
     ) -> Tensor:
         dtype = accumulation_dtype(q_THK, k_THK, v_THK)
-        out_THK = torch.zeros(v_THK.shape, dtype=v_THK.dtype if is_divided else dtype, device=v_THK.device)
+        out_THK = torch.zeros_like(v_THK, memory_format=torch.contiguous_format)
         inverses_TH1 = torch.zeros(*v_THK.shape[:2], 1, dtype=dtype, device=v_THK.device)
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in plan:
-                for tile, sums in scan(tiles, _keys_and_values(k_THK, v_THK, dtype, is_divided), decay):
+                for tile, sums in scan(tiles, _keys_and_values(k_THK, v_THK, dtype, normalisation), decay):
                     read_GCV = sums.read(features_(tile.take(q_THK, dtype)))
-                    if is_divided:
-                        normaliser_GC1 = read_GCV[..., -1:]
-                        # no key is visible where it is 0
-                        inverse_GC1 = (normaliser_GC1 > 0) / normaliser_GC1.clamp_min(torch.finfo(dtype).tiny)
-                        tile.put(inverses_TH1, inverse_GC1)
-                        read_GCV = read_GCV[..., :-1] * inverse_GC1
-                    tile.put(out_THK, read_GCV)
-        ctx.plan, ctx.decay, ctx.is_divided = plan, decay, is_divided
-        ctx.save_for_backward(q_THK, k_THK, v_THK, *([out_THK, inverses_TH1] if is_divided else []))
+                    if normalisation == "division":
+                        sums_GCK, inverse_GC1 = read_GCV[..., :-1], inverse_sum(read_GCV[..., -1:])
+                    else:
+                        sums_GCK, inverse_GC1 = read_GCV, inverse_rms(read_GCV)
+                    tile.put(inverses_TH1, inverse_GC1)
+                    tile.put(out_THK, sums_GCK * inverse_GC1)
+        ctx.plan, ctx.decay, ctx.normalisation = plan, decay, normalisation
+        ctx.save_for_backward(q_THK, k_THK, v_THK, out_THK, inverses_TH1)
         return out_THK
 
     @staticmethod
@@ -250,14 +251,14 @@ class _Linear(torch.autograd.Function):
         # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
         if torch.is_grad_enabled():
             raise RuntimeError("linear attention is differentiable once; create_graph=True is not possible")
-        q_THK, k_THK, v_THK, *divided = ctx.saved_tensors
+        q_THK, k_THK, v_THK, out_THK, inverses_TH1 = ctx.saved_tensors
         dtype = accumulation_dtype(q_THK, k_THK, v_THK)
         grads = [
             torch.zeros_like(x, memory_format=torch.contiguous_format) if needed else None
             for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
         ]
-        load_keys = _keys_and_values(k_THK, v_THK, dtype, ctx.is_divided)
-        load_grads = _gradients(grad_THK, divided, dtype)
+        load_keys = _keys_and_values(k_THK, v_THK, dtype, ctx.normalisation)
+        load_grads = _gradients(grad_THK, out_THK, inverses_TH1, ctx.normalisation)
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in ctx.plan:
                 if grads[0] is not None:
@@ -272,26 +273,34 @@ class _Linear(torch.autograd.Function):
         return *grads, None, None, None
 
 
-def _keys_and_values(k_THK: Tensor, v_THK: Tensor, dtype: torch.dtype, is_divided: bool) -> LoadPair:
+def _keys_and_values(k_THK: Tensor, v_THK: Tensor, dtype: torch.dtype, normalisation: Normalisation) -> LoadPair:
     def load(tile: Tile) -> tuple[Tensor, Tensor]:
         # a hidden key may be anything, and 0 times infinity is not 0
         phi_GCK = tile.hide_keys(features_(tile.take(k_THK, dtype)), 0)
         v_GCK = tile.hide_keys(tile.take(v_THK, dtype), 0)
-        return phi_GCK, with_ones(v_GCK) if is_divided else v_GCK
+        return phi_GCK, with_ones(v_GCK) if normalisation == "division" else v_GCK
 
     return load
 
 
-def _gradients(grad_THK: Tensor, divided: Sequence[Tensor], dtype: torch.dtype) -> Callable[[Tile], Tensor]:
-    """Return what loads the gradients of numerator and normaliser: g / z and -g·out / z."""
+def _gradients(
+    grad_THK: Tensor, out_THK: Tensor, inverses_TH1: Tensor, normalisation: Normalisation
+) -> Callable[[Tile], Tensor]:
+    """Return what loads the gradients of a tile's sums n and z.
+
+    With g the gradient of out: g / z and -g·out / z for out = n / z, and (g - out g·out / K) / rms for
+    out = n / rms.
+    """
 
     def load(tile: Tile) -> Tensor:
-        grad_GCK = tile.hide_repeats(tile.take(grad_THK, dtype))
-        if not divided:
-            return grad_GCK
-        out_THK, inverses_TH1 = divided
-        offset_GC1 = (grad_GCK * tile.take(out_THK, dtype)).sum(-1, keepdim=True).neg_()
-        return torch.cat((grad_GCK, offset_GC1), dim=-1).mul_(tile.take(inverses_TH1, dtype))
+        grad_GCK = tile.hide_repeats(tile.take(grad_THK, inverses_TH1.dtype))
+        out_GCK = tile.take(out_THK, inverses_TH1.dtype)
+        offset_GC1 = (grad_GCK * out_GCK).sum(-1, keepdim=True).neg_()
+        if normalisation == "division":
+            grad_GCV = torch.cat((grad_GCK, offset_GC1), dim=-1)
+        else:
+            grad_GCV = grad_GCK.addcmul_(out_GCK, offset_GC1, value=1 / out_GCK.shape[-1])
+        return grad_GCV.mul_(tile.take(inverses_TH1, inverses_TH1.dtype))
 
     return load
 

@@ -38,12 +38,17 @@ def decay_logarithms(num_heads: int) -> Tensor:
     return torch.log1p(-(2.0 ** (-5 - torch.arange(num_heads, dtype=torch.float64))))
 
 
-def rms_normalised(sums_NK: Tensor) -> Tensor:
-    """Return each vector divided by the root of its mean square; a vector of zeros stays as it is.
+def inverse_rms(sums_NK: Tensor) -> Tensor:
+    """Return 1 / sqrt(mean square + epsilon) of each vector, as inverses_N1; finite for a vector of zeros.
 
-    Source: Qin et al., EMNLP 2022, arXiv:2210.10340, equation 7.
+    Source: Qin et al., EMNLP 2022, arXiv:2210.10340, there called NormAttention.
     """
-    return sums_NK * (sums_NK.square().mean(-1, keepdim=True) + RMS_EPSILON).rsqrt()
+    return sums_NK.square().mean(-1, keepdim=True).add_(RMS_EPSILON).rsqrt_()
+
+
+def inverse_sum(sums_N1: Tensor) -> Tensor:
+    """Return 1 / sum, and 0 where the sum of positive terms is 0 because there is none."""
+    return (sums_N1 > 0) / sums_N1.clamp_min(torch.finfo(sums_N1.dtype).tiny)
 
 
 def with_ones(v_NK: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.ops.linear_attention.eager import CHUNK_LENGTH, check_decay
-from proteinlm.ops.linear_attention.features import Normalisation, features_, rms_normalised, with_ones
+from proteinlm.ops.linear_attention.features import Normalisation, features_, inverse_rms, inverse_sum, with_ones
 from proteinlm.ops.random_features.features import accumulation_dtype
 
 
@@ -78,8 +78,7 @@ def linear_step(
         sums_BHKV = sums_BHKV + phi_k_BHK[..., None] * v_BHV[..., None, :]
         read_BHV = (phi_q_BHK[..., None, :] @ sums_BHKV)[..., 0, :]
         if normalisation == "division":
-            normaliser_BH1 = read_BHV[..., -1:]
-            out_BHK = (normaliser_BH1 > 0) * read_BHV[..., :-1] / normaliser_BH1.clamp_min(torch.finfo(dtype).tiny)
+            out_BHK = read_BHV[..., :-1] * inverse_sum(read_BHV[..., -1:])
         else:
-            out_BHK = rms_normalised(read_BHV)
+            out_BHK = read_BHV * inverse_rms(read_BHV)
     return out_BHK.to(v_BHK.dtype), LinearState(sums_BHKV)

@@ -1,7 +1,7 @@
 """Linear attention as the papers print it: every pair, in float64.
 
 Sources: Katharopoulos et al., ICML 2020, arXiv:2006.16236, equations 4, 7 and 9 (features, division,
-causal form); Qin et al., EMNLP 2022, arXiv:2210.10340, equation 7 (norm of the numerator); Afzal et al.
+causal form); Qin et al., EMNLP 2022, arXiv:2210.10340 (norm of the numerator); Afzal et al.
 2025, arXiv:2502.16249, and Sun et al. 2023, arXiv:2307.08621 (decay by distance).
 """
 

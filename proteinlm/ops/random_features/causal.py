@@ -58,7 +58,7 @@ def causal_favor_attention(
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
 
-    Source: Choromanski et al., ICLR 2021, arXiv:2009.14794, section 2.5.1.
+    Source: Choromanski et al., ICLR 2021, arXiv:2009.14794, equation 2 and appendix B.1.
     """
     segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
     mask_T = None if key_mask_BL is None else key_mask_BL.flatten()

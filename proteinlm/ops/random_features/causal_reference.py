@@ -1,7 +1,7 @@
 """Causal FAVOR+ as the paper prints it: every feature of every position, every pair, in float64.
 
-Source: Choromanski et al., ICLR 2021, arXiv:2009.14794, section 2.5.1 (unidirectional attention): the map of
-``reference`` with the pairs j > i left out of numerator and normaliser.
+Source: Choromanski et al., ICLR 2021, arXiv:2009.14794, equation 2 and appendix B.1 (unidirectional
+attention): the map of ``reference`` with the pairs j > i left out of numerator and normaliser.
 """
 
 from __future__ import annotations
