@@ -35,10 +35,10 @@ from proteinlm.ops.linear_attention.features import (
 from proteinlm.ops.random_features.features import accumulation_dtype
 from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, plan_tiles, row_bounds
 
-# features of one tile, all heads: 2 MiB in float32
-TILE_ELEMENTS = 2**19
+# features of one tile, all heads: 512 KiB in float32, since several tensors of that size are alive at once
+TILE_ELEMENTS = 2**17
 # positions of a tile whose pairs are weighted one by one: about a head's width, where both halves cost the same
-CHUNK_LENGTH = 128
+CHUNK_LENGTH = 64
 
 LoadPair = Callable[[Tile], tuple[Tensor, Tensor]]
 

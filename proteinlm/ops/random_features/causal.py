@@ -30,8 +30,8 @@ from torch import Tensor
 from proteinlm.ops.random_features.features import accumulation_dtype, log_features
 from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, plan_tiles, row_bounds
 
-# positions of a chunk: about half the number of features, where both halves cost the same
-CHUNK_LENGTH = 128
+# positions of a chunk: its pairs, weighted one by one, then cost less than its features
+CHUNK_LENGTH = 64
 
 
 def causal_favor_attention(

@@ -23,7 +23,7 @@ def rows(num_rows: int = 8, head_dim: int = HEAD_DIM) -> Tensor:
     return projection_rows(num_rows, head_dim, projection="orthogonal", seed=0, layer=0, redraw_index=0)
 
 
-@pytest.fixture(params=[128, 7], ids=["one chunk", "many chunks"])
+@pytest.fixture(params=[64, 7], ids=["one chunk", "many chunks"])
 def chunk_length(request, monkeypatch):
     """Let a segment be one chunk, or be cut into several."""
     monkeypatch.setattr(causal, "CHUNK_LENGTH", request.param)
