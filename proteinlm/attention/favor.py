@@ -114,10 +114,13 @@ class FavorAttention(Attention):
             q_BLHK, k_BLHK, rows_MK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
         )
 
+    def _causal_rows(self, *inputs: Tensor) -> Tensor:
+        return self.rows(inputs[0].device, random_features.accumulation_dtype(*inputs))
+
     def _attend_causal(
         self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
     ) -> Tensor:
-        rows_MK = self.rows(q_BLHK.device, random_features.accumulation_dtype(q_BLHK, k_BLHK, v_BLHK))
+        rows_MK = self._causal_rows(q_BLHK, k_BLHK, v_BLHK)
         return random_features.causal_favor_attention(
             q_BLHK, k_BLHK, v_BLHK, rows_MK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
         )
@@ -125,7 +128,7 @@ class FavorAttention(Attention):
     def _map_causal(
         self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
     ) -> Tensor:
-        rows_MK = self.rows(q_BLHK.device, random_features.accumulation_dtype(q_BLHK, k_BLHK))
+        rows_MK = self._causal_rows(q_BLHK, k_BLHK)
         return random_features.causal_favor_map(
             q_BLHK, k_BLHK, rows_MK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
         )
@@ -134,7 +137,7 @@ class FavorAttention(Attention):
         self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None
     ) -> tuple[Tensor, FavorState]:
         out_BLHK = self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, None)
-        rows_MK = self.rows(q_BLHK.device, random_features.accumulation_dtype(q_BLHK, k_BLHK, v_BLHK))
+        rows_MK = self._causal_rows(q_BLHK, k_BLHK, v_BLHK)
         return out_BLHK, random_features.favor_state(k_BLHK, v_BLHK, rows_MK, key_mask_BL=key_mask_BL)
 
     def _step(self, q_BHK: Tensor, k_BHK: Tensor, v_BHK: Tensor, state: object) -> tuple[Tensor, FavorState]:
