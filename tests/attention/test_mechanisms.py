@@ -14,6 +14,7 @@ from proteinlm.attention import (
     BigBirdConfig,
     FavorConfig,
     IdentityConfig,
+    LinearConfig,
     SoftmaxConfig,
     WindowConfig,
     build_attention,
@@ -32,6 +33,7 @@ class Recipe:
 CONFIGS = [
     SoftmaxConfig(),
     FavorConfig(num_random_features=8),
+    LinearConfig(),
     WindowConfig(window=2),
     BigBirdConfig(block_length=2, num_random_blocks=1),
     IdentityConfig(),
@@ -59,7 +61,7 @@ def test_a_table_names_its_mechanism_by_kind(kind):
 
 
 def test_an_unknown_kind_lists_those_that_exist():
-    with pytest.raises(ConfigError, match=r"attention.kind: is 'fovar'; expected one of 'softmax', 'favor', 'window'"):
+    with pytest.raises(ConfigError, match=r"attention.kind: is 'fovar'; expected one of 'softmax', 'favor', 'linear'"):
         parse(Recipe, {"attention": {"kind": "fovar"}}, source="recipe")
 
 
