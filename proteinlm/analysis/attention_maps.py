@@ -58,7 +58,7 @@ def reduced_map(
         block = slice(first, min(first + step, len(starts_C)))
         top, bottom = starts_C[block][0], starts_C[block][-1] + sizes_C[block][-1]
         rows = slice(inside.start + int(top), inside.start + int(bottom))
-        map_BHRL = attention.attention_map(q_BLHK[:, :, only], k_BLHK[:, :, only], rows=rows)
+        map_BHRL = attention.attention_map(q_BLHK, k_BLHK, rows=rows, heads=only)
         weights_RL = map_BHRL[0, 0, :, inside].cpu().numpy()
         sums = np.add.reduceat(np.add.reduceat(weights_RL, starts_C[block] - top, axis=0), starts_C, axis=1)
         cells[block] = sums / (sizes_C[block, None] * sizes_C)

@@ -4,6 +4,7 @@ from proteinlm.attention.bigbird import BigBirdAttention, BigBirdConfig
 from proteinlm.attention.favor import FavorAttention, FavorConfig
 from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
+from proteinlm.attention.linear import LinearAttention, LinearConfig
 from proteinlm.attention.mechanisms import MECHANISMS, AttentionConfig, build_attention
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
 from proteinlm.attention.window import WindowAttention, WindowConfig
@@ -18,6 +19,8 @@ __all__ = [
     "FavorConfig",
     "IdentityAttention",
     "IdentityConfig",
+    "LinearAttention",
+    "LinearConfig",
     "SoftmaxAttention",
     "SoftmaxConfig",
     "WindowAttention",

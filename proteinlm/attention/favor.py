@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from proteinlm.attention.adaptive import attend_by_length
-from proteinlm.attention.interface import Attention
-from proteinlm.errors import ConfigError
+from proteinlm.attention.interface import Attention, check_state
+from proteinlm.errors import ConfigError, UnavailableError
 from proteinlm.ops import random_features
-from proteinlm.ops.random_features import FeatureMap, Features, KernelFunction, Projection
+from proteinlm.ops.random_features import FavorState, FeatureMap, Features, KernelFunction, Projection
 from proteinlm.ops.softmax_attention import softmax_attention
 
 
@@ -194,3 +194,42 @@ class FavorAttention(Attention):
             cu_seqlens=cu_seqlens,
             rows=rows,
         )
+
+    def _causal_rows(self, *inputs: Tensor) -> Tensor:
+        rows_MK = self.rows(inputs[0].device, random_features.accumulation_dtype(*inputs))
+        name = "centred" if self.config.centring else self.config.feature_map
+        if name not in {"positive", "hyperbolic"} or rows_MK is None:
+            raise UnavailableError(
+                f"{name} features have no causal form here; "
+                'expected feature_map = "positive" or "hyperbolic", without centring'
+            )
+        if self.config.exact_below:
+            raise UnavailableError("exact_below has no causal form; set it to 0")
+        return rows_MK
+
+    def _attend_causal(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        rows_MK = self._causal_rows(q_BLHK, k_BLHK, v_BLHK)
+        return random_features.causal_favor_attention(
+            q_BLHK, k_BLHK, v_BLHK, rows_MK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
+        )
+
+    def _map_causal(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
+    ) -> Tensor:
+        rows_MK = self._causal_rows(q_BLHK, k_BLHK)
+        return random_features.causal_favor_map(
+            q_BLHK, k_BLHK, rows_MK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
+        )
+
+    def _prefill(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None
+    ) -> tuple[Tensor, FavorState]:
+        out_BLHK = self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, None)
+        rows_MK = self._causal_rows(q_BLHK, k_BLHK, v_BLHK)
+        return out_BLHK, random_features.favor_state(k_BLHK, v_BLHK, rows_MK, key_mask_BL=key_mask_BL)
+
+    def _step(self, q_BHK: Tensor, k_BHK: Tensor, v_BHK: Tensor, state: object) -> tuple[Tensor, FavorState]:
+        sizes = (*q_BHK.shape[:2], self.config.num_random_features, self.head_dim + 1)
+        return random_features.favor_step(q_BHK, k_BHK, v_BHK, check_state(state, FavorState, "sums_BHMV", sizes))

@@ -11,17 +11,19 @@ from proteinlm.attention.bigbird import BigBirdAttention, BigBirdConfig
 from proteinlm.attention.favor import FavorAttention, FavorConfig
 from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
+from proteinlm.attention.linear import LinearAttention, LinearConfig
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
 from proteinlm.attention.window import WindowAttention, WindowConfig
 
 AttentionConfig = Annotated[
-    SoftmaxConfig | FavorConfig | WindowConfig | BigBirdConfig | IdentityConfig,
+    SoftmaxConfig | FavorConfig | LinearConfig | WindowConfig | BigBirdConfig | IdentityConfig,
     pydantic.Field(discriminator="kind"),
 ]
 
 MECHANISMS: dict[str, tuple[type, Callable[..., Attention]]] = {
     "softmax": (SoftmaxConfig, SoftmaxAttention),
     "favor": (FavorConfig, FavorAttention),
+    "linear": (LinearConfig, LinearAttention),
     "window": (WindowConfig, WindowAttention),
     "bigbird": (BigBirdConfig, BigBirdAttention),
     "identity": (IdentityConfig, IdentityAttention),

@@ -45,3 +45,17 @@ class SoftmaxAttention(Attention):
         self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
     ) -> Tensor:
         return ops.softmax_map(q_BLHK, k_BLHK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows)
+
+    def _attend_causal(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        return ops.softmax_attention(
+            q_BLHK, k_BLHK, v_BLHK, is_causal=True, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
+        )
+
+    def _map_causal(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
+    ) -> Tensor:
+        return ops.softmax_map(
+            q_BLHK, k_BLHK, is_causal=True, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
+        )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.attention import FavorAttention, FavorConfig
-from proteinlm.errors import ConfigError
+from proteinlm.errors import ConfigError, UnavailableError
 from proteinlm.ops.random_features import favor_attention
 from proteinlm.ops.softmax_attention import softmax_attention, softmax_map
 
@@ -247,3 +247,23 @@ def test_rows_drawn_in_inference_mode_serve_training_too():
         attention(q_BLHK, q_BLHK, q_BLHK)
     attention(q_BLHK, q_BLHK, q_BLHK).sum().backward()
     assert q_BLHK.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"centring": True},
+        {"feature_map": "sderf"},
+        {"feature_map": "trigonometric"},
+        {"feature_map": "generalised"},
+        {"exact_below": 4},
+    ],
+    ids=str,
+)
+def test_causal_form_of_what_has_none_is_refused(settings):
+    attention = FavorAttention(FavorConfig(num_random_features=8, **settings), head_dim=4, layer=0, seed=0).eval()
+    q_BLHK = torch.randn(1, 5, 1, 4)
+    with pytest.raises(UnavailableError, match="no causal form"):
+        attention(q_BLHK, q_BLHK, q_BLHK, is_causal=True)
+    with pytest.raises(UnavailableError, match="no causal form"):
+        attention.prefill(q_BLHK, q_BLHK, q_BLHK)

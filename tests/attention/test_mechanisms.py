@@ -15,6 +15,7 @@ from proteinlm.attention import (
     BigBirdConfig,
     FavorConfig,
     IdentityConfig,
+    LinearConfig,
     SoftmaxConfig,
     WindowConfig,
     build_attention,
@@ -33,6 +34,7 @@ class Recipe:
 CONFIGS = [
     SoftmaxConfig(),
     FavorConfig(num_random_features=8),
+    LinearConfig(),
     WindowConfig(window=2),
     BigBirdConfig(block_length=2, num_random_blocks=1),
     IdentityConfig(),
@@ -60,7 +62,7 @@ def test_a_table_names_its_mechanism_by_kind(kind):
 
 
 def test_an_unknown_kind_lists_those_that_exist():
-    with pytest.raises(ConfigError, match=r"attention.kind: is 'fovar'; expected one of 'softmax', 'favor', 'window'"):
+    with pytest.raises(ConfigError, match=r"attention.kind: is 'fovar'; expected one of 'softmax', 'favor', 'linear'"):
         parse(Recipe, {"attention": {"kind": "fovar"}}, source="recipe")
 
 
@@ -135,3 +137,22 @@ def test_projections_of_one_tensor_need_no_copy_first(attention):
 def test_sizes_that_do_not_fit_are_named(attention, q, k, v, mask, message):
     with pytest.raises(ShapeError, match=re.escape(message)):
         attention(torch.randn(q), torch.randn(k), torch.randn(v), key_mask_BL=mask)
+
+
+@pytest.mark.parametrize("is_causal", [False, True], ids=["bidirectional", "causal"])
+@pytest.mark.parametrize(
+    "config", [FavorConfig(num_random_features=64), LinearConfig()], ids=lambda config: config.kind
+)
+def test_gradients_in_half_precision_see_the_output_unrounded(config, is_causal):
+    attention = build_attention(config, head_dim=16, layer=0, seed=0)
+    q, k, v, grad = (torch.randn(1, 200, 2, 16).bfloat16() for _ in range(4))
+    # values of nearly one size: the gradient of q is a small difference of large products
+    v = (v * 0.1 + 4).bfloat16()
+    gradients = {}
+    for dtype in (torch.bfloat16, torch.float64):
+        inputs = [x.to(dtype, copy=True).requires_grad_() for x in (q, k, v)]
+        attention(*inputs, is_causal=is_causal).backward(grad.to(dtype))
+        gradients[dtype] = [x.grad.double() for x in inputs]
+    # a gradient that is only rounded itself differs by 2^-9 at most, in norm by less
+    for half, exact in zip(*gradients.values(), strict=True):
+        assert (half - exact).norm() < 2**-8 * exact.norm()

@@ -72,5 +72,5 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.fixture
-def largest_tensor() -> LargestTensor:
-    return LargestTensor()
+def largest_tensor() -> type[LargestTensor]:
+    return LargestTensor

@@ -12,9 +12,14 @@ from torch import Tensor
 
 
 def visible_pairs(
-    num_windows: int, length: int, *, key_mask_BL: Tensor | None = None, cu_seqlens: Tensor | None = None
+    num_windows: int,
+    length: int,
+    *,
+    is_causal: bool = False,
+    key_mask_BL: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
 ) -> Tensor:
-    """Return visible_B1LL: True where query i may see key j, which is of its segment and visible."""
+    """Return visible_B1LL: True where query i may see key j, visible, of its segment and, if causal, no later."""
     segment_BL = torch.zeros(num_windows, length, dtype=torch.int64)
     if cu_seqlens is not None:
         positions = torch.arange(num_windows * length)
@@ -22,14 +27,21 @@ def visible_pairs(
     visible_BLL = segment_BL[:, :, None] == segment_BL[:, None, :]
     if key_mask_BL is not None:
         visible_BLL = visible_BLL & key_mask_BL[:, None, :]
+    if is_causal:
+        visible_BLL = visible_BLL.tril()
     return visible_BLL[:, None]
 
 
 def softmax_map(
-    q_BLHK: Tensor, k_BLHK: Tensor, *, key_mask_BL: Tensor | None = None, cu_seqlens: Tensor | None = None
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    *,
+    is_causal: bool = False,
+    key_mask_BL: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
 ) -> Tensor:
     """Return softmax(Q K^T / sqrt(K)) as map_BHLL; a row without a visible key is 0."""
-    visible_B1LL = visible_pairs(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    visible_B1LL = visible_pairs(*q_BLHK.shape[:2], is_causal=is_causal, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
     return masked_map(q_BLHK, k_BLHK, visible_B1LL)
 
 
@@ -46,9 +58,10 @@ def softmax_attention(
     k_BLHK: Tensor,
     v_BLHK: Tensor,
     *,
+    is_causal: bool = False,
     key_mask_BL: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> Tensor:
     """Return out_BLHK = softmax(Q K^T / sqrt(K)) V."""
-    map_BHLL = softmax_map(q_BLHK, k_BLHK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    map_BHLL = softmax_map(q_BLHK, k_BLHK, is_causal=is_causal, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
     return torch.einsum("bhij,bjhk->bihk", map_BHLL, v_BLHK.double())

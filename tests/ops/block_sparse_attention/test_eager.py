@@ -152,7 +152,7 @@ def test_half_precision_gradients_are_finite_and_of_the_input_dtype(dtype):
 
 def test_no_tensor_of_queries_times_keys_is_alive(largest_tensor):
     inputs = [torch.randn(1, 4096, 4, 8, requires_grad=True) for _ in range(3)]
-    with largest_tensor as largest:
+    with largest_tensor() as largest:
         bigbird_attention(*inputs, pattern(16, 1, 1, 3)).sum().backward()
     # all pairs would take 256 MiB, all pairs that are seen 7 MiB
     assert largest.num_bytes <= max(4 * sparse_softmax.READING_ELEMENTS, 4 * inputs[0].numel())

@@ -388,7 +388,7 @@ def test_inputs_are_left_as_they_were():
 def test_no_tensor_of_all_positions_features_and_heads_is_alive(cu_seqlens, name, largest_tensor):
     inputs = [torch.randn(1, 8192, 4, 8, requires_grad=True) for _ in range(3)]
     rows_MK = None if name.endswith("no rows") else rows(256, 8)
-    with largest_tensor as largest:
+    with largest_tensor() as largest:
         favor_attention(*inputs, rows_MK, features=MAPS[name], cu_seqlens=cu_seqlens).sum().backward()
     # the larger of a tile of features and one input; all features would take 32 MiB
     assert largest.num_bytes <= max(4 * eager.TILE_ELEMENTS, 4 * inputs[0].numel())

@@ -143,7 +143,7 @@ def test_a_second_derivative_is_refused():
 
 def test_no_tensor_of_queries_times_keys_is_alive(largest_tensor):
     inputs = [torch.randn(1, 4096, 4, 8, requires_grad=True) for _ in range(3)]
-    with largest_tensor as largest:
+    with largest_tensor() as largest:
         window_attention(*inputs, 64).sum().backward()
     # all pairs would take 256 MiB, all pairs of the band 8 MiB
     assert largest.num_bytes <= max(4 * sparse_softmax.READING_ELEMENTS, 4 * inputs[0].numel())

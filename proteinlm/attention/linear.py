@@ -1,0 +1,133 @@
+"""Linear attention: the features elu(x) + 1 in place of softmax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from proteinlm.attention.interface import Attention, check_state
+from proteinlm.ops import linear_attention as ops
+from proteinlm.ops.linear_attention import LinearState, Normalisation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearConfig:
+    """Settings of linear attention.
+
+    Raises:
+        ValueError: if a setting is none of its choices.
+    """
+
+    kind: Literal["linear"] = "linear"
+    normalisation: Normalisation = "division"  # "numerator" divides by the root of its mean square instead
+    decay: Literal["none", "distance"] = "none"  # "distance": gamma_h^|i - j|, gamma_h = 1 - 2^(-5 - h) for head h
+
+    def __post_init__(self) -> None:
+        if self.normalisation not in ("division", "numerator"):
+            raise ValueError(f"normalisation is {self.normalisation!r}; expected 'division' or 'numerator'")
+        if self.decay not in ("none", "distance"):
+            raise ValueError(f"decay is {self.decay!r}; expected 'none' or 'distance'")
+
+
+class LinearAttention(Attention):
+    """phi(Q) (phi(K)^T V), normalised, phi(x) = elu(x) + 1: a kernel of its own, no estimate of softmax.
+
+    The map of ``normalisation = "numerator"`` is that of "division": the output is the map times the values
+    divided by the root of its mean square over the head's width.
+    """
+
+    is_exact = False
+
+    def __init__(self, config: LinearConfig, *, head_dim: int, layer: int, seed: int) -> None:
+        super().__init__(head_dim)
+        self.config = config
+
+    def extra_repr(self) -> str:
+        """Name the settings that tell one mechanism from another."""
+        return f"normalisation={self.config.normalisation} decay={self.config.decay}"
+
+    def _decay(self, num_heads: int) -> Tensor | None:
+        return ops.decay_logarithms(num_heads) if self.config.decay == "distance" else None
+
+    def _attend(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        return self._attend_either(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, is_causal=False)
+
+    def _attend_causal(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        return self._attend_either(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, is_causal=True)
+
+    def _attend_either(
+        self,
+        q_BLHK: Tensor,
+        k_BLHK: Tensor,
+        v_BLHK: Tensor,
+        key_mask_BL: Tensor | None,
+        cu_seqlens: Tensor | None,
+        *,
+        is_causal: bool,
+    ) -> Tensor:
+        return ops.linear_attention(
+            q_BLHK,
+            k_BLHK,
+            v_BLHK,
+            normalisation=self.config.normalisation,
+            decay_H=self._decay(q_BLHK.shape[2]),
+            is_causal=is_causal,
+            key_mask_BL=key_mask_BL,
+            cu_seqlens=cu_seqlens,
+        )
+
+    def _map(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
+    ) -> Tensor:
+        return self._map_heads(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens, rows, slice(None), False)
+
+    def _map_heads(
+        self,
+        q_BLHK: Tensor,
+        k_BLHK: Tensor,
+        key_mask_BL: Tensor | None,
+        cu_seqlens: Tensor | None,
+        rows: slice,
+        heads: slice,
+        is_causal: bool,
+    ) -> Tensor:
+        decay_H = self._decay(q_BLHK.shape[2])
+        return ops.linear_map(
+            q_BLHK[:, :, heads],
+            k_BLHK[:, :, heads],
+            decay_H=None if decay_H is None else decay_H[heads],
+            is_causal=is_causal,
+            key_mask_BL=key_mask_BL,
+            cu_seqlens=cu_seqlens,
+            rows=rows,
+        )
+
+    def _prefill(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None
+    ) -> tuple[Tensor, LinearState]:
+        out_BLHK = self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, None)
+        state = ops.linear_state(
+            k_BLHK,
+            v_BLHK,
+            normalisation=self.config.normalisation,
+            decay_H=self._decay(q_BLHK.shape[2]),
+            key_mask_BL=key_mask_BL,
+        )
+        return out_BLHK, state
+
+    def _step(self, q_BHK: Tensor, k_BHK: Tensor, v_BHK: Tensor, state: object) -> tuple[Tensor, LinearState]:
+        sizes = (*q_BHK.shape, self.head_dim + (self.config.normalisation == "division"))
+        return ops.linear_step(
+            q_BHK,
+            k_BHK,
+            v_BHK,
+            check_state(state, LinearState, "sums_BHKV", sizes),
+            normalisation=self.config.normalisation,
+            decay_H=self._decay(q_BHK.shape[1]),
+        )

@@ -1,0 +1,405 @@
+"""Linear attention in tiles: no tensor of L × L, and no state for each position, is ever alive.
+
+Every sum of this module, forward and backward, is of one kind: with D_ij the decay of a pair, 0 where i may
+not see j,
+
+    read(a)_i = sum_j D_ij (a_i·b_j) c_j,   read_back(d)_i = sum_j D_ij (d_i·c_j) b_j.
+
+Without decay and order it is a product with sum_j b_j c_j^T. Otherwise a tile reads its own pairs one by
+one and those outside from a state, the decayed sum of b_j c_j^T up to the tile's edge. Forward has
+b = phi(k), c = v and reads phi(q). Backward reads g back with the same sums for the gradient of phi(q); those of
+v and phi(k) are reads with b = phi(q), c = g and D transposed.
+
+Letters: G segments × heads of one tile, C its positions, V the values' width, 1 more if a column of ones
+behind the values sums up the normaliser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proteinlm.errors import ShapeError
+from proteinlm.ops.linear_attention.features import (
+    Normalisation,
+    features_,
+    inverse_rms,
+    inverse_sum,
+    slopes,
+    with_ones,
+)
+from proteinlm.ops.random_features.features import accumulation_dtype
+from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
+
+# features of one tile, all heads: 512 KiB in float32, since several tensors of that size are alive at once
+TILE_ELEMENTS = 2**17
+# positions of a tile whose pairs are weighted one by one: about a head's width, where both halves cost the same
+CHUNK_LENGTH = 64
+
+LoadPair = Callable[[Tile], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class PairDecay:
+    """How much a pair of positions counts: gamma_h^|i - j|, and 0 for later keys if causal."""
+
+    is_causal: bool
+    logarithms_H: Tensor | None
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether every pair counts alike."""
+        return not self.is_causal and self.logarithms_H is None
+
+    def inside(self, products_GCC: Tensor, *, is_reversed: bool) -> Tensor:
+        """Return the products of a tile's own pairs times their decay, written over them."""
+        length = products_GCC.shape[-1]
+        if self.logarithms_H is not None:
+            steps_C = torch.arange(length, device=products_GCC.device)
+            decay_GCC = self.power(products_GCC, (steps_C[:, None] - steps_C).abs())
+            products_GCC.mul_(decay_GCC)
+        if self.is_causal:
+            return products_GCC.triu_() if is_reversed else products_GCC.tril_()
+        return products_GCC
+
+    def over(self, x_GCN: Tensor, *, first: int, is_falling: bool) -> Tensor:
+        """Return each position's vector times gamma^(first + its distance from one end of the tile)."""
+        if self.logarithms_H is None:
+            return x_GCN
+        steps_C = torch.arange(first, first + x_GCN.shape[1], device=x_GCN.device)
+        return x_GCN * self.power(x_GCN, (steps_C.flip(0) if is_falling else steps_C)[:, None])
+
+    def shrink_(self, state_GVV: Tensor, distance: int) -> Tensor:
+        """Multiply a state by gamma^distance in place."""
+        if self.logarithms_H is None:
+            return state_GVV
+        return state_GVV.mul_(self.power(state_GVV, torch.tensor([[distance]], device=state_GVV.device)))
+
+    def power(self, like_GNN: Tensor, exponents_NN: Tensor) -> Tensor:
+        """Return gamma^exponent for the heads of each of G segments, in the dtype of ``like_GNN``."""
+        assert self.logarithms_H is not None
+        logarithms_H = self.logarithms_H.to(like_GNN.device)
+        # float64, because an exponent may be as long as a tile and a logarithm as small as 2^-24
+        powers_HNN = torch.exp(logarithms_H[:, None, None] * exponents_NN).to(like_GNN.dtype)
+        return powers_HNN.repeat(len(like_GNN) // len(powers_HNN), 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The pairs b_j, c_j that one tile's positions see: its own one by one, those outside summed up."""
+
+    decay: PairDecay
+    is_reversed: bool
+    own: tuple[Tensor, Tensor] | None
+    # sums outside, and whether they lie before the tile
+    states: Sequence[tuple[Tensor, bool]]
+
+    def read(self, a_GCN: Tensor) -> Tensor:
+        """Return sum_j D_ij (a_i·b_j) c_j."""
+        return self._read(a_GCN, self.own, [(state, is_before) for state, is_before in self.states])
+
+    def read_back(self, d_GCN: Tensor) -> Tensor:
+        """Return sum_j D_ij (d_i·c_j) b_j."""
+        own = None if self.own is None else (self.own[1], self.own[0])
+        return self._read(d_GCN, own, [(state.mT, is_before) for state, is_before in self.states])
+
+    def _read(self, a_GCN: Tensor, own: tuple[Tensor, Tensor] | None, states: Sequence[tuple[Tensor, bool]]) -> Tensor:
+        parts = []
+        if own is not None:
+            parts.append(self.decay.inside(a_GCN @ own[0].mT, is_reversed=self.is_reversed) @ own[1])
+        for state, is_before in states:
+            # a state stands at the last position before the tile, or at the first one behind it
+            parts.append(self.decay.over(a_GCN, first=1, is_falling=not is_before) @ state)
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+
+def scan(
+    tiles: Sequence[Tile], load: LoadPair, decay: PairDecay, *, is_reversed: bool = False
+) -> Iterator[tuple[Tile, Sums]]:
+    """Yield each tile of a segment with what its positions see; ``is_reversed`` transposes D."""
+    if decay.is_flat:
+        total = _total(tiles, load)
+        yield from ((tile, Sums(decay, False, None, [(total, True)])) for tile in tiles)
+        return
+    if decay.is_causal:
+        order = tiles[::-1] if is_reversed else tiles
+        for tile, pair, state in _states(order, load, decay, from_start=not is_reversed):
+            yield tile, Sums(decay, is_reversed, pair, [] if state is None else [(state, not is_reversed)])
+        return
+    # one state a tile: as much memory as the inputs where a tile is as long as a head is wide
+    behind = [state for _, _, state in _states(tiles[::-1], load, decay, from_start=False)]
+    for tile, pair, before in _states(tiles, load, decay, from_start=True):
+        around = [(before, True), (behind.pop(), False)]
+        yield tile, Sums(decay, False, pair, [(state, is_before) for state, is_before in around if state is not None])
+
+
+def _total(tiles: Sequence[Tile], load: LoadPair) -> Tensor:
+    total: Tensor | None = None
+    for tile in tiles:
+        b_GCN, c_GCV = load(tile)
+        total = b_GCN.mT @ c_GCV if total is None else total.baddbmm_(b_GCN.mT, c_GCV)
+    assert total is not None
+    return total
+
+
+def _states(
+    order: Sequence[Tile], load: LoadPair, decay: PairDecay, *, from_start: bool
+) -> Iterator[tuple[Tile, tuple[Tensor, Tensor], Tensor | None]]:
+    """Yield each tile, its own pairs and the sum over the tiles that came first, at their edge."""
+    state: Tensor | None = None
+    for tile in order:
+        b_GCN, c_GCV = load(tile)
+        yield tile, (b_GCN, c_GCV), state
+        if tile is order[-1]:
+            return
+        at_edge_GCN = decay.over(b_GCN, first=0, is_falling=from_start)
+        if state is None:
+            state = at_edge_GCN.mT @ c_GCV
+        else:
+            # the tile that was given the old state may still hold it
+            state = decay.shrink_(state.clone(), b_GCN.shape[1]).baddbmm_(at_edge_GCN.mT, c_GCV)
+
+
+def linear_attention(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    v_BLHK: Tensor,
+    *,
+    normalisation: Normalisation = "division",
+    decay_H: Tensor | None = None,
+    is_causal: bool = False,
+    key_mask_BL: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor:
+    """Return linear attention, bidirectional or causal.
+
+    With A_ij = phi(q_i)·phi(k_j) gamma^|i - j| over the visible keys j of i's segment, those up to i if
+    causal, and n_i = sum_j A_ij v_j: out_i = n_i / sum_j A_ij ("division") or
+    n_i / rms(n_i) ("numerator"); exactly 0, with zero gradients, where there is no key. Time O(L K^2),
+    memory O(L K + K^2) a head, forward and backward; sums are float32 for any input but float64.
+
+    Args:
+        decay_H: log gamma of each head, see ``decay_logarithms``; None: no decay. Hidden positions count as
+            distance.
+        key_mask_BL: True where a key is visible.
+        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+
+    Returns:
+        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
+
+    Raises:
+        ShapeError: if there is not one decay for each head.
+
+    Source: see ``reference``.
+    """
+    check_decay(decay_H, q_BLHK.shape[2])
+    decay = PairDecay(is_causal, decay_H)
+    num_heads, head_dim = q_BLHK.shape[2:]
+    tile_length = max(1, TILE_ELEMENTS // (num_heads * head_dim)) if decay.is_flat else CHUNK_LENGTH
+    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
+    plan = plan_tiles(segments, mask_T, q_BLHK.device, tile_length)
+    flat = (x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK))
+    out_THK: Tensor = _Linear.apply(*flat, plan, decay, normalisation)  # type: ignore[no-untyped-call]
+    return out_THK.view_as(v_BLHK)
+
+
+def check_decay(decay_H: Tensor | None, num_heads: int) -> None:
+    """Refuse decays that are not one for each head.
+
+    Raises:
+        ShapeError: if there are more or fewer.
+    """
+    if decay_H is not None and decay_H.shape != (num_heads,):
+        raise ShapeError(f"decay is {tuple(decay_H.shape)} for {num_heads} heads; expected ({num_heads},)")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_THK: Tensor,
+        k_THK: Tensor,
+        v_THK: Tensor,
+        plan: list[list[Tile]],
+        decay: PairDecay,
+        normalisation: Normalisation,
+    ) -> Tensor:
+        dtype = accumulation_dtype(q_THK, k_THK, v_THK)
+        # unrounded for backward: what half precision takes from out is lost to the gradients otherwise
+        out_THK = torch.zeros(v_THK.shape, dtype=dtype, device=v_THK.device)
+        inverses_TH1 = torch.zeros(*v_THK.shape[:2], 1, dtype=dtype, device=v_THK.device)
+        with torch.autocast(q_THK.device.type, enabled=False):
+            for tiles in plan:
+                for tile, sums in scan(tiles, _keys_and_values(k_THK, v_THK, dtype, normalisation), decay):
+                    read_GCV = sums.read(features_(tile.take(q_THK, dtype)))
+                    if normalisation == "division":
+                        sums_GCK, inverse_GC1 = read_GCV[..., :-1], inverse_sum(read_GCV[..., -1:])
+                    else:
+                        sums_GCK, inverse_GC1 = read_GCV, inverse_rms(read_GCV)
+                    tile.put(inverses_TH1, inverse_GC1)
+                    tile.put(out_THK, sums_GCK * inverse_GC1)
+        ctx.plan, ctx.decay, ctx.normalisation = plan, decay, normalisation
+        ctx.save_for_backward(q_THK, k_THK, v_THK, out_THK, inverses_TH1)
+        return out_THK.to(v_THK.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
+        if torch.is_grad_enabled():
+            raise RuntimeError("linear attention is differentiable once; create_graph=True is not possible")
+        q_THK, k_THK, v_THK, out_THK, inverses_TH1 = ctx.saved_tensors
+        dtype = accumulation_dtype(q_THK, k_THK, v_THK)
+        grads = [
+            torch.zeros_like(x, memory_format=torch.contiguous_format) if needed else None
+            for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
+        ]
+        load_keys = _keys_and_values(k_THK, v_THK, dtype, ctx.normalisation)
+        load_grads = _gradients(grad_THK, out_THK, inverses_TH1, ctx.normalisation)
+        with torch.autocast(q_THK.device.type, enabled=False):
+            for tiles in ctx.plan:
+                if grads[0] is not None:
+                    _backward_queries(scan(tiles, load_keys, ctx.decay), q_THK, load_grads, grads[0])
+                if grads[1] is not None or grads[2] is not None:
+
+                    def load_queries(tile: Tile) -> tuple[Tensor, Tensor]:
+                        return features_(tile.take(q_THK, dtype)), load_grads(tile)
+
+                    sums = scan(tiles, load_queries, ctx.decay, is_reversed=True)
+                    _backward_keys(sums, load_keys, grads[1:])
+        return *grads, None, None, None
+
+
+def _keys_and_values(k_THK: Tensor, v_THK: Tensor, dtype: torch.dtype, normalisation: Normalisation) -> LoadPair:
+    def load(tile: Tile) -> tuple[Tensor, Tensor]:
+        # a hidden key may be anything, and 0 times infinity is not 0
+        phi_GCK = tile.hide_keys(features_(tile.take(k_THK, dtype)), 0)
+        v_GCK = tile.hide_keys(tile.take(v_THK, dtype), 0)
+        return phi_GCK, with_ones(v_GCK) if normalisation == "division" else v_GCK
+
+    return load
+
+
+def _gradients(
+    grad_THK: Tensor, out_THK: Tensor, inverses_TH1: Tensor, normalisation: Normalisation
+) -> Callable[[Tile], Tensor]:
+    """Return what loads the gradients of a tile's sums n and z.
+
+    With g the gradient of out: g / z and -g·out / z for out = n / z, and (g - out g·out / K) / rms for
+    out = n / rms.
+    """
+
+    def load(tile: Tile) -> Tensor:
+        grad_GCK = tile.hide_repeats(tile.take(grad_THK, inverses_TH1.dtype))
+        out_GCK = tile.take(out_THK, inverses_TH1.dtype)
+        offset_GC1 = (grad_GCK * out_GCK).sum(-1, keepdim=True).neg_()
+        if normalisation == "division":
+            grad_GCV = torch.cat((grad_GCK, offset_GC1), dim=-1)
+        else:
+            grad_GCV = grad_GCK.addcmul_(out_GCK, offset_GC1, value=1 / out_GCK.shape[-1])
+        return grad_GCV.mul_(tile.take(inverses_TH1, inverses_TH1.dtype))
+
+    return load
+
+
+def _backward_queries(
+    scanned: Iterator[tuple[Tile, Sums]], q_THK: Tensor, load_grads: Callable[[Tile], Tensor], grad_q_THK: Tensor
+) -> None:
+    for tile, sums in scanned:
+        grad_GCV = load_grads(tile)
+        phi_GCK = features_(tile.take(q_THK, grad_GCV.dtype))
+        tile.put(grad_q_THK, sums.read_back(grad_GCV).mul_(slopes(phi_GCK)))
+
+
+def _backward_keys(scanned: Iterator[tuple[Tile, Sums]], load_keys: LoadPair, grads: Sequence[Tensor | None]) -> None:
+    for tile, sums in scanned:
+        phi_GCK, v_GCV = load_keys(tile)
+        if grads[0] is not None:
+            # 0 for a hidden key, whose phi is 0
+            tile.put(grads[0], sums.read_back(v_GCV).mul_(slopes(phi_GCK)))
+        if grads[1] is not None:
+            tile.put(grads[1], sums.read(phi_GCK)[..., : grads[1].shape[-1]])
+
+
+@torch.no_grad()
+def linear_map(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    *,
+    decay_H: Tensor | None = None,
+    is_causal: bool = False,
+    key_mask_BL: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    rows: slice = slice(None),
+) -> Tensor:
+    """Return the weights A_ij / sum_j A_ij of linear attention for some rows of queries.
+
+    Positive; rows sum to 1 where a key is visible and are 0 elsewhere. Times the values it is the output with
+    "division"; the output with "numerator" is that product divided by the root of its mean square. No
+    gradient. Besides the result, memory as in ``linear_attention``.
+
+    Args:
+        rows: the queries wanted, a slice of L with step 1.
+
+    Returns:
+        map_BHRL, float32, or float64 for float64 queries or keys.
+
+    Raises:
+        ShapeError: if there is not one decay for each head.
+    """
+    num_windows, length, num_heads, _ = q_BLHK.shape
+    check_decay(decay_H, num_heads)
+    decay = PairDecay(is_causal, decay_H)
+    dtype = accumulation_dtype(q_BLHK, k_BLHK)
+    first, behind = row_bounds(rows, length)
+    map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
+    flat = (finite_queries(q_BLHK, key_mask_BL).flatten(0, 1), k_BLHK.flatten(0, 1))
+    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
+    with torch.autocast(q_BLHK.device.type, enabled=False):
+        for segment in find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens):
+            origin = segment.start // length * length
+            start, stop = max(origin + first, segment.start), min(origin + behind, segment.stop)
+            if start < stop and segment.num_visible:
+                for query_tile in cut_segment(Segment(start, stop, stop - start), None, CHUNK_LENGTH):
+                    keys = cut_segment(segment, mask_T, CHUNK_LENGTH)
+                    window_HRL = map_BHRL[origin // length]
+                    _map_rows(window_HRL, (origin + first, origin), query_tile, keys, flat, decay)
+    return map_BHRL
+
+
+def _map_rows(
+    map_HRL: Tensor,
+    origins: tuple[int, int],
+    query_tile: Tile,
+    keys: Sequence[Tile],
+    inputs: tuple[Tensor, Tensor],
+    decay: PairDecay,
+) -> None:
+    """Fill in some rows of the map of one segment; ``origins`` is the position of its corner."""
+    q_THK, k_THK = inputs
+    phi_HCK = features_(query_tile.take(q_THK, map_HRL.dtype))
+    rows = _positions(query_tile)
+    written = map_HRL[:, rows.start - origins[0] : rows.stop - origins[0]]
+    for tile in keys:
+        columns = _positions(tile)
+        key_phi_HCK = tile.hide_keys(features_(tile.take(k_THK, map_HRL.dtype)), 0)
+        steps = torch.arange(rows.start, rows.stop, device=map_HRL.device)[:, None] - torch.arange(
+            columns.start, columns.stop, device=map_HRL.device
+        )
+        weights_HCC = phi_HCK @ key_phi_HCK.mT
+        if decay.logarithms_H is not None:
+            weights_HCC.mul_(decay.power(weights_HCC, steps.abs()))
+        if decay.is_causal:
+            weights_HCC.masked_fill_(steps < 0, 0)
+        written[..., columns.start - origins[1] : columns.stop - origins[1]] = weights_HCC
+    sums_HC1 = written.sum(-1, keepdim=True)
+    written.div_(sums_HC1.masked_fill_(sums_HC1 == 0, 1))
+
+
+def _positions(tile: Tile) -> slice:
+    assert isinstance(tile.positions, slice)
+    return tile.positions
