@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from proteinlm.batches.token_budget import in_token_batches
 from proteinlm.errors import ConfigError, FastaError, OutputError, ProteinLMError, UnavailableError
-from proteinlm.inference.pretrained import PretrainedModel
+from proteinlm.model import MaskedLM
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import alphabet
 from proteinlm.sequence.fasta import FastaRecord
@@ -115,8 +115,28 @@ class FailedSequence:
 Outcome: TypeAlias = SequenceEmbedding | FailedSequence
 
 
+class TrainedModel(Protocol):
+    """What embedding needs of a ``PretrainedModel``."""
+
+    @property
+    def model(self) -> MaskedLM:
+        """Return the model, in evaluation mode."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+
+    @property
+    def num_layers(self) -> int:
+        """Return the number of blocks of the trunk."""
+
+    @property
+    def context(self) -> str:
+        """Return how proteins shared a window in training."""
+
+
 def embed_records(
-    pretrained: PretrainedModel,
+    pretrained: TrainedModel,
     sequences: Iterable[SequenceLike],
     config: EmbeddingConfig,
     *,
@@ -192,7 +212,7 @@ class Embedder:
         ConfigError: if a layer does not exist or the model cannot give what is asked.
     """
 
-    def __init__(self, pretrained: PretrainedModel, config: EmbeddingConfig) -> None:
+    def __init__(self, pretrained: TrainedModel, config: EmbeddingConfig) -> None:
         self.pretrained = pretrained
         self.config = config
         self.layers = _resolve_layers(config.repr_layers, pretrained.num_layers)
