@@ -19,9 +19,9 @@ from proteinlm.attention import AttentionConfig
 from proteinlm.batches.loader import BatchLoader
 from proteinlm.batches.masking import MaskingConfig
 from proteinlm.batches.packing import PackingConfig
-from proteinlm.corpus import Corpus, open_corpus
+from proteinlm.corpus import TRAIN, Corpus, open_corpus
 from proteinlm.errors import CheckpointError, ConfigError, OutputError
-from proteinlm.inference.evaluation import MaskedProteins, evaluate, unigram_score
+from proteinlm.inference.evaluation import TOKEN_COUNTS, MaskedProteins, evaluate, unigram_score
 from proteinlm.inference.pretrained import load
 from proteinlm.model import MaskedLM, ModelConfig, save_checkpoint
 from proteinlm.model.checkpoint import CHECKPOINT_FOLDER
@@ -38,7 +38,6 @@ from proteinlm.training.states import STATE_FOLDER, has_state, newest_tag, read_
 from proteinlm.training.validation import ValidationConfig, ValidationResult, choose_proteins
 
 RUN_FILE = "run.json"
-TRAINING_SPLIT = "train"
 
 # settings that may differ when a run goes on: they change no step that was taken
 _MAY_CHANGE = {
@@ -109,7 +108,7 @@ def train(
         ConfigError: if recipe or corpus differ from those of the run to go on with.
     """
     corpus = open_corpus(corpus_path)
-    if not corpus.splits[TRAINING_SPLIT].num_sequences:
+    if not corpus.splits[TRAIN].num_sequences:
         raise ConfigError(f"{corpus_path}: has no training proteins; ingest with smaller validation shares")
     model = MaskedLM(recipe.model, seed=recipe.seed)
     model.start_at_frequencies(_vocabulary_counts(corpus, recipe.model.vocab_size))
@@ -164,7 +163,7 @@ def _loop(
     about: dict[str, Any],
     progress: Progress,
 ) -> TrainingLoop:
-    sequences = corpus.sequences(TRAINING_SPLIT)
+    sequences = corpus.sequences(TRAIN)
     loader = BatchLoader(
         sequences,
         sequences.lengths,
@@ -205,7 +204,7 @@ def _loop(
 
 def validation_splits(corpus: Corpus, settings: ValidationConfig, *, seed: int) -> dict[str, MaskedProteins]:
     """Return the proteins of every validation split that holds any, with hidden residues."""
-    names = [name for name, split in corpus.splits.items() if name != TRAINING_SPLIT and split.num_sequences]
+    names = [name for name, split in corpus.splits.items() if name != TRAIN and split.num_sequences]
     return {name: choose_proteins(corpus.sequences(name), settings, seed=seed, split=name) for name in names}
 
 
@@ -239,7 +238,7 @@ def evaluate_checkpoint(
     """
     pretrained = load(path, device)
     recipe = config.parse(Recipe, pretrained.recipe, source=str(pretrained.path))
-    counts = pretrained.metadata.get("training_token_counts")
+    counts = pretrained.metadata.get(TOKEN_COUNTS)
     if counts is None:
         raise CheckpointError(f"{pretrained.path}: does not hold the residue counts of its training corpus")
     model = pretrained.model
@@ -280,13 +279,13 @@ def describe_run(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
             "git_commit": _git_commit(),
             "alphabet": alphabet_digest(),
             "corpus": corpus.digest,
-            "training_token_counts": _vocabulary_counts(corpus, VOCAB_SIZE),
+            TOKEN_COUNTS: _vocabulary_counts(corpus, VOCAB_SIZE),
         },
     }
 
 
 def _vocabulary_counts(corpus: Corpus, vocab_size: int) -> list[int]:
-    counts = [int(count) for count in corpus.splits[TRAINING_SPLIT].token_counts]
+    counts = [int(count) for count in corpus.splits[TRAIN].token_counts]
     return counts + [0] * (vocab_size - len(counts))
 
 

@@ -35,6 +35,7 @@ from proteinlm.analysis.trunks import ProteinWindow, Trunks
 from proteinlm.batches.packing import Context, PackingConfig
 from proteinlm.config import to_table
 from proteinlm.errors import ConfigError, FastaError
+from proteinlm.inference.evaluation import TOKEN_COUNTS
 from proteinlm.inference.pretrained import PretrainedModel, load
 from proteinlm.model.checkpoint import WEIGHTS_FILE
 from proteinlm.progress import SILENT, Progress
@@ -44,8 +45,6 @@ from proteinlm.sequence.fasta import FastaRecord
 
 # cells of a drawn map's side: about as many as the picture has dots for it
 MOST_CELLS = 330
-# name of the training split's token counts among the metadata of a checkpoint
-TOKEN_COUNTS = "training_token_counts"
 
 
 def compare_checkpoint(

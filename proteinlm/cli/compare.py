@@ -100,21 +100,19 @@ def command(sequences: tuple[str, ...], checkpoint: str, output: Path, device: s
 
 
 def _say(report: ComparisonReport, settings: ComparisonConfig) -> None:
+    from proteinlm.sequence.wording import listed
+
     counts = report.counts
-    left_out = [
-        f"{count:,} {reason}"
-        for count, reason in ((counts.num_not_drawn, "not drawn"), (counts.num_empty, "without residues"))
-        if count
-    ]
-    note(f"read {counts.num_read:,} records" + (f" ({', '.join(left_out)})" if left_out else ""))
+    reasons = {"not drawn": counts.num_not_drawn, "without residues": counts.num_empty}
+    left_out = listed({reason: count for reason, count in reasons.items() if count})
+    note(f"read {counts.num_read:,} records" + (f" ({left_out})" if left_out else ""))
     if counts.num_too_long:
         note(
             f"left {counts.num_too_long:,} of {len(report.proteins):,} proteins out of the maps: they are longer than "
             f"--max-length {settings.max_length:,}; the end-to-end figures have them"
         )
     if counts.substitutions:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.substitutions.items())
-        note(f"replaced residues ({kinds})")
+        note(f"replaced residues ({listed(counts.substitutions)})")
 
 
 def _print(report: ComparisonReport, *, as_json: bool) -> None:

@@ -25,6 +25,9 @@ from proteinlm.model import MaskedLM
 from proteinlm.randomness import stream
 from proteinlm.sequence.alphabet import MASK, VOCAB_SIZE
 
+# name of the training split's token counts among the metadata of a checkpoint
+TOKEN_COUNTS = "training_token_counts"
+
 
 class Proteins(Protocol):
     """Encoded proteins with names, as a split of a corpus offers them."""
