@@ -8,6 +8,7 @@ from typing import NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
+from proteinlm.attention.choices import Choices
 from proteinlm.errors import ShapeError, UnavailableError
 
 State = TypeVar("State")
@@ -24,6 +25,8 @@ class Attention(nn.Module, ABC):
     """
 
     is_exact: bool
+    # whether keys are the queries themselves, so that a block projects no others
+    shares_query_key: bool = False
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -38,6 +41,7 @@ class Attention(nn.Module, ABC):
         key_mask_BL: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         is_causal: bool = False,
+        choices: Choices | None = None,
     ) -> Tensor:
         """Return what each query reads from the values; the mechanism scales by 1 / sqrt(K) itself.
 
@@ -47,6 +51,7 @@ class Attention(nn.Module, ABC):
             cu_seqlens: int32 (S + 1,), where segments start in the flattened B·L positions, and B·L;
                 ends of windows are among them.
             is_causal: whether a query sees no key behind it.
+            choices: remembers or repeats what the mechanism chooses, such as buckets; None: nobody asks.
 
         Returns:
             out_BLHK in the dtype of ``v_BLHK``.
@@ -56,9 +61,7 @@ class Attention(nn.Module, ABC):
             UnavailableError: if the mechanism has no causal form.
         """
         self._check(q_BLHK, k_BLHK, key_mask_BL, v_BLHK)
-        if is_causal:
-            return self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens)
-        return self._attend(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens)
+        return self._attend_form(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, is_causal, choices)
 
     def attention_map(
         self,
@@ -133,6 +136,20 @@ class Attention(nn.Module, ABC):
 
     def set_step(self, step: int) -> None:
         """Tell the mechanism the optimiser step; what it draws at random depends on nothing else."""
+
+    def _attend_form(
+        self,
+        q_BLHK: Tensor,
+        k_BLHK: Tensor,
+        v_BLHK: Tensor,
+        key_mask_BL: Tensor | None,
+        cu_seqlens: Tensor | None,
+        is_causal: bool,
+        choices: Choices | None,
+    ) -> Tensor:
+        """Attend in one form; a mechanism that makes discrete choices overrides it."""
+        of_form = self._attend_causal if is_causal else self._attend
+        return of_form(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens)
 
     @abstractmethod
     def _attend(
