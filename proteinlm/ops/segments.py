@@ -185,3 +185,16 @@ def _gather(group: Sequence[Segment], mask_T: Tensor | None, device: torch.devic
         masked_SC = ~mask_T[positions_SC]
         hidden_SC = masked_SC if hidden_SC is None else masked_SC | hidden_SC
     return Tile(positions_SC.flatten(), len(group), None if real_SC is None else real_SC.flatten(), hidden_SC)
+
+
+def blank(like_THK: Tensor, plan: Sequence[Sequence[Tile]], dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor for the tiles of ``plan`` to fill in: 0 where none does, undefined elsewhere."""
+    is_covered = sum(_num_positions(tile) for tiles in plan for tile in tiles) == len(like_THK)
+    make = torch.empty if is_covered else torch.zeros
+    return make(like_THK.shape, dtype=dtype or like_THK.dtype, device=like_THK.device)
+
+
+def _num_positions(tile: Tile) -> int:
+    if isinstance(tile.positions, slice):
+        return int(tile.positions.stop - tile.positions.start)
+    return len(tile.positions) if tile.real is None else int(tile.real.sum())

@@ -5,7 +5,7 @@ not see j,
 
     read(a)_i = sum_j D_ij (a_i·b_j) c_j,   read_back(d)_i = sum_j D_ij (d_i·c_j) b_j.
 
-Without decay and order it is a product with sum_j b_j c_j^T. Otherwise a tile reads its own pairs one by
+Without decay and order it is a product with sum_j b_j c_j^T: see ``flat``. Otherwise a tile reads its own pairs one by
 one and those outside from a state, the decayed sum of b_j c_j^T up to the tile's edge. Forward has
 b = phi(k), c = v and reads phi(q). Backward reads g back with the same sums for the gradient of phi(q); those of
 v and phi(k) are reads with b = phi(q), c = g and D transposed.
@@ -24,14 +24,9 @@ import torch
 from torch import Tensor
 
 from proteinlm.errors import ShapeError
-from proteinlm.ops.linear_attention.features import (
-    Normalisation,
-    features_,
-    inverse_rms,
-    inverse_sum,
-    slopes,
-    with_ones,
-)
+from proteinlm.ops.linear_attention.features import Normalisation, features_, slopes
+from proteinlm.ops.linear_attention.flat import flat_linear
+from proteinlm.ops.linear_attention.loading import LoadPair, gradients_of_sums, keys_and_values, normalise
 from proteinlm.ops.random_features.features import accumulation_dtype
 from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
 
@@ -39,8 +34,6 @@ from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, fi
 TILE_ELEMENTS = 2**17
 # positions of a tile whose pairs are weighted one by one: about a head's width, where both halves cost the same
 CHUNK_LENGTH = 64
-
-LoadPair = Callable[[Tile], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +114,6 @@ def scan(
     tiles: Sequence[Tile], load: LoadPair, decay: PairDecay, *, is_reversed: bool = False
 ) -> Iterator[tuple[Tile, Sums]]:
     """Yield each tile of a segment with what its positions see; ``is_reversed`` transposes D."""
-    if decay.is_flat:
-        total = _total(tiles, load)
-        yield from ((tile, Sums(decay, False, None, [(total, True)])) for tile in tiles)
-        return
     if decay.is_causal:
         order = tiles[::-1] if is_reversed else tiles
         for tile, pair, state in _states(order, load, decay, from_start=not is_reversed):
@@ -135,15 +124,6 @@ def scan(
     for tile, pair, before in _states(tiles, load, decay, from_start=True):
         around = [(before, True), (behind.pop(), False)]
         yield tile, Sums(decay, False, pair, [(state, is_before) for state, is_before in around if state is not None])
-
-
-def _total(tiles: Sequence[Tile], load: LoadPair) -> Tensor:
-    total: Tensor | None = None
-    for tile in tiles:
-        b_GCN, c_GCV = load(tile)
-        total = b_GCN.mT @ c_GCV if total is None else total.baddbmm_(b_GCN.mT, c_GCV)
-    assert total is not None
-    return total
 
 
 def _states(
@@ -203,8 +183,10 @@ def linear_attention(
     segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
     mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
     plan = plan_tiles(segments, mask_T, q_BLHK.device, tile_length)
-    flat = (x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK))
-    out_THK: Tensor = _Linear.apply(*flat, plan, decay, normalisation)  # type: ignore[no-untyped-call]
+    q_THK, k_THK, v_THK = (x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK))
+    if decay.is_flat:
+        return flat_linear(q_THK, k_THK, v_THK, plan, normalisation).view_as(v_BLHK)
+    out_THK: Tensor = _Linear.apply(q_THK, k_THK, v_THK, plan, decay, normalisation)  # type: ignore[no-untyped-call]
     return out_THK.view_as(v_BLHK)
 
 
@@ -235,14 +217,10 @@ class _Linear(torch.autograd.Function):
         inverses_TH1 = torch.zeros(*v_THK.shape[:2], 1, dtype=dtype, device=v_THK.device)
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in plan:
-                for tile, sums in scan(tiles, _keys_and_values(k_THK, v_THK, dtype, normalisation), decay):
-                    read_GCV = sums.read(features_(tile.take(q_THK, dtype)))
-                    if normalisation == "division":
-                        sums_GCK, inverse_GC1 = read_GCV[..., :-1], inverse_sum(read_GCV[..., -1:])
-                    else:
-                        sums_GCK, inverse_GC1 = read_GCV, inverse_rms(read_GCV)
+                for tile, sums in scan(tiles, keys_and_values(k_THK, v_THK, dtype, normalisation), decay):
+                    out_GCK, inverse_GC1 = normalise(sums.read(features_(tile.take(q_THK, dtype))), normalisation)
                     tile.put(inverses_TH1, inverse_GC1)
-                    tile.put(out_THK, sums_GCK * inverse_GC1)
+                    tile.put(out_THK, out_GCK)
         ctx.plan, ctx.decay, ctx.normalisation = plan, decay, normalisation
         ctx.save_for_backward(q_THK, k_THK, v_THK, out_THK, inverses_TH1)
         return out_THK.to(v_THK.dtype)
@@ -258,8 +236,8 @@ class _Linear(torch.autograd.Function):
             torch.zeros_like(x, memory_format=torch.contiguous_format) if needed else None
             for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
         ]
-        load_keys = _keys_and_values(k_THK, v_THK, dtype, ctx.normalisation)
-        load_grads = _gradients(grad_THK, out_THK, inverses_TH1, ctx.normalisation)
+        load_keys = keys_and_values(k_THK, v_THK, dtype, ctx.normalisation)
+        load_grads = gradients_of_sums(grad_THK, out_THK, inverses_TH1, ctx.normalisation)
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in ctx.plan:
                 if grads[0] is not None:
@@ -272,38 +250,6 @@ class _Linear(torch.autograd.Function):
                     sums = scan(tiles, load_queries, ctx.decay, is_reversed=True)
                     _backward_keys(sums, load_keys, grads[1:])
         return *grads, None, None, None
-
-
-def _keys_and_values(k_THK: Tensor, v_THK: Tensor, dtype: torch.dtype, normalisation: Normalisation) -> LoadPair:
-    def load(tile: Tile) -> tuple[Tensor, Tensor]:
-        # a hidden key may be anything, and 0 times infinity is not 0
-        phi_GCK = tile.hide_keys(features_(tile.take(k_THK, dtype)), 0)
-        v_GCK = tile.hide_keys(tile.take(v_THK, dtype), 0)
-        return phi_GCK, with_ones(v_GCK) if normalisation == "division" else v_GCK
-
-    return load
-
-
-def _gradients(
-    grad_THK: Tensor, out_THK: Tensor, inverses_TH1: Tensor, normalisation: Normalisation
-) -> Callable[[Tile], Tensor]:
-    """Return what loads the gradients of a tile's sums n and z.
-
-    With g the gradient of out: g / z and -g·out / z for out = n / z, and (g - out g·out / K) / rms for
-    out = n / rms.
-    """
-
-    def load(tile: Tile) -> Tensor:
-        grad_GCK = tile.hide_repeats(tile.take(grad_THK, inverses_TH1.dtype))
-        out_GCK = tile.take(out_THK, inverses_TH1.dtype)
-        offset_GC1 = (grad_GCK * out_GCK).sum(-1, keepdim=True).neg_()
-        if normalisation == "division":
-            grad_GCV = torch.cat((grad_GCK, offset_GC1), dim=-1)
-        else:
-            grad_GCV = grad_GCK.addcmul_(out_GCK, offset_GC1, value=1 / out_GCK.shape[-1])
-        return grad_GCV.mul_(tile.take(inverses_TH1, inverses_TH1.dtype))
-
-    return load
 
 
 def _backward_queries(

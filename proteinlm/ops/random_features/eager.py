@@ -17,7 +17,16 @@ from proteinlm.ops.random_features.exponential import ExponentialFeatures
 from proteinlm.ops.random_features.features import POSITIVE, Features, accumulation_dtype
 from proteinlm.ops.random_features.plain import PlainFeatures
 from proteinlm.ops.random_features.tiled import State, TiledFeatures
-from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
+from proteinlm.ops.segments import (
+    Segment,
+    Tile,
+    blank,
+    cut_segment,
+    find_segments,
+    finite_queries,
+    plan_tiles,
+    row_bounds,
+)
 
 # features of one tile, all heads: 2 MiB in float32, what the second-level caches of two cores hold
 TILE_ELEMENTS = 2**19
@@ -93,7 +102,7 @@ class _Favor(torch.autograd.Function):
     def forward(
         ctx: Any, q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, tiled: TiledFeatures, plan: list[list[Tile]]
     ) -> Tensor:
-        out_THK = torch.zeros_like(v_THK, memory_format=torch.contiguous_format)
+        out_THK = blank(v_THK, plan)
         states: list[Tensor] = []
         every_coordinates = []
         with torch.autocast(q_THK.device.type, enabled=False):
@@ -116,7 +125,7 @@ class _Favor(torch.autograd.Function):
             raise RuntimeError("FAVOR+ attention is differentiable once; create_graph=True is not possible")
         q_THK, k_THK, v_THK, *states = ctx.saved_tensors
         grads = [
-            torch.zeros_like(x, memory_format=torch.contiguous_format) if needed else None
+            blank(x, ctx.plan) if needed else None
             for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
         ]
         saved, tiled = iter(states), ctx.tiled
