@@ -116,6 +116,17 @@ def test_what_a_hidden_position_holds_reaches_no_gradient(config, value):
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.parametrize("sizes", [(2, 7), (2, 0), (0, 7)], ids=["all hidden", "no position", "no window"])
+@pytest.mark.parametrize("is_packed", [False, True], ids=["windows", "segments"])
+def test_where_there_is_nothing_to_read_each_input_still_gets_a_gradient(attention, sizes, is_packed):
+    inputs = [x.requires_grad_() for x in draw(*sizes, 3, HEAD_DIM)]
+    cu_seqlens = torch.arange(0, math.prod(sizes) + 1, max(sizes[1], 1), dtype=torch.int32) if is_packed else None
+    out = attention(*inputs, key_mask_BL=torch.zeros(sizes, dtype=torch.bool), cu_seqlens=cu_seqlens)
+    assert out.shape == inputs[2].shape
+    gradients = torch.autograd.grad(out.sum(), inputs)
+    assert not any(x.any() for x in (out, *gradients))
+
+
 def test_projections_of_one_tensor_need_no_copy_first(attention):
     qkv = torch.randn(2, 7, 3, 3, HEAD_DIM)
     views = qkv.unbind(2)
