@@ -85,7 +85,16 @@ def test_the_map_times_the_values_is_the_output(attention):
     torch.testing.assert_close(product, attention(q, k, v, **options)[:, 2:7])
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        *((value, dtype) for value in (math.nan, math.inf) for dtype in (torch.float64, torch.bfloat16, torch.float16)),
+        # finite, but their products are not
+        (-1e38, torch.float32),
+        (1e200, torch.float64),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "config",
     [
@@ -96,9 +105,9 @@ def test_the_map_times_the_values_is_the_output(attention):
     ],
     ids=lambda config: f"{config.kind} {getattr(config, 'feature_map', '')} {getattr(config, 'exact_below', '')}",
 )
-def test_what_a_hidden_position_holds_reaches_no_gradient(config, value):
+def test_what_a_hidden_position_holds_reaches_no_gradient(config, value, dtype):
     attention = build_attention(config, head_dim=HEAD_DIM, layer=2, seed=3)
-    inputs, weights = draw(2, 11, 3, HEAD_DIM, dtype=torch.float64), torch.randn(2, 11, 3, HEAD_DIM)
+    inputs, weights = draw(2, 11, 3, HEAD_DIM, dtype=dtype), torch.randn(2, 11, 3, HEAD_DIM)
     # padding, a hole, and a segment of which nothing is visible
     visible = torch.arange(11) < torch.tensor([[11], [5]])
     visible[0, :3] = visible[0, 7] = False
@@ -108,7 +117,7 @@ def test_what_a_hidden_position_holds_reaches_no_gradient(config, value):
     for held in (inputs, [x.masked_fill(hidden, value) for x in inputs]):
         leaves = [x.clone().requires_grad_() for x in held]
         out = attention(*leaves, **options)
-        gradients = torch.autograd.grad(out, leaves, weights.masked_fill(hidden, 0).double())
+        gradients = torch.autograd.grad(out, leaves, weights.masked_fill(hidden, 0).to(dtype))
         map_BLHL = attention.attention_map(*leaves[:2], **options).transpose(1, 2)
         assert out.isfinite().all()
         assert map_BLHL.isfinite().all()
