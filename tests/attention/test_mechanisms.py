@@ -19,6 +19,7 @@ from proteinlm.attention import (
     SoftmaxConfig,
     WindowConfig,
     build_attention,
+    listed_name,
 )
 from proteinlm.config import parse, to_table
 from proteinlm.errors import ConfigError, ShapeError
@@ -59,6 +60,20 @@ def test_a_table_names_its_mechanism_by_kind(kind):
     config = parse(Recipe, {"attention": {"kind": kind}}, source="recipe").attention
     assert isinstance(config, MECHANISMS[kind][0])
     assert parse(Recipe, {"attention": to_table(config)}, source="recipe").attention == config
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (SoftmaxConfig(), "softmax"),
+        (FavorConfig(num_random_features=64), "FAVOR+ 64"),
+        (FavorConfig(num_random_features=64, exact_below=1000), "adaptive FAVOR+ 64, exact below 1,000"),
+        (FavorConfig(num_random_features=64, feature_map="generalised"), "generalised relu 64"),
+    ],
+    ids=["softmax", "favor", "adaptive", "generalised"],
+)
+def test_results_list_adaptive_favor_apart_from_favor(config, name):
+    assert listed_name(config) == name
 
 
 def test_an_unknown_kind_lists_those_that_exist():
