@@ -15,7 +15,7 @@ from torch import Tensor
 
 import proteinlm
 from proteinlm import config
-from proteinlm.attention import AttentionConfig
+from proteinlm.attention import AttentionConfig, listed_name
 from proteinlm.batches.loader import BatchLoader
 from proteinlm.batches.masking import MaskingConfig
 from proteinlm.batches.packing import PackingConfig
@@ -244,11 +244,12 @@ def evaluate_checkpoint(
     model = pretrained.model
     if attention:
         model = model.with_attention(_chosen_attention(recipe.model.attention, attention))
+    used = listed_name(model.config.attention)
     corpus = open_corpus(corpus_path)
     results = []
     for name, masked in validation_splits(corpus, recipe.validation, seed=recipe.seed).items():
         score, target_counts = evaluate(model, masked, recipe.packing)
-        results.append(ValidationResult(name, score, unigram_score(counts, target_counts)))
+        results.append(ValidationResult(name, used, score, unigram_score(counts, target_counts)))
     return CheckpointScores(results, pretrained.metadata.get("corpus") == corpus.digest)
 
 

@@ -88,6 +88,19 @@ def test_same_weights_are_evaluated_with_another_mechanism(run, tiny_corpus):
     assert favor.num_targets == exact.num_targets == more.num_targets
 
 
+def test_every_result_says_by_which_attention_and_adaptive_favor_is_apart(run, tiny_corpus):
+    folder, trained = run
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    listed = {entry["attention"] for entry in entries if entry["kind"] == "validation"}
+    assert listed == {score.attention for score in trained.validation} == {"FAVOR+ 16"}
+    # longer than any protein, so that all are computed exactly
+    adaptive = evaluate_checkpoint(folder, tiny_corpus, attention=["exact_below=100000"]).results[0]
+    exact = evaluate_checkpoint(folder, tiny_corpus, attention=["kind=softmax"]).results[0]
+    assert adaptive.figures()["attention"] == "adaptive FAVOR+ 16, exact below 100,000"
+    assert str(exact).endswith(" targets, by softmax")
+    assert adaptive.model.loss == pytest.approx(exact.model.loss, abs=1e-5)
+
+
 def test_unknown_mechanism_is_refused_by_name(run, tiny_corpus):
     with pytest.raises(ConfigError, match=r"attention\.kind: is 'softmx'"):
         evaluate_checkpoint(run[0], tiny_corpus, attention=["kind=softmx"])

@@ -376,9 +376,11 @@ def _perplexities(axes: Any, report: ComparisonReport) -> None:
 
 def _trained_name(report: ComparisonReport) -> str:
     own = report.trained_attention
-    return (
-        f"as trained (FAVOR+ {own['num_random_features']})" if own["kind"] == "favor" else f"as trained ({own['kind']})"
-    )
+    if own["kind"] != "favor":
+        return f"as trained ({own['kind']})"
+    # comparisons never compute a segment exactly, whatever training did
+    alone = ", by features alone" if own.get("exact_below") else ""
+    return f"as trained (FAVOR+ {own['num_random_features']}{alone})"
 
 
 def training_curve(report: ComparisonReport) -> Figure:

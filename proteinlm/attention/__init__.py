@@ -5,7 +5,7 @@ from proteinlm.attention.favor import FavorAttention, FavorConfig
 from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.linear import LinearAttention, LinearConfig
-from proteinlm.attention.mechanisms import MECHANISMS, AttentionConfig, build_attention
+from proteinlm.attention.mechanisms import MECHANISMS, AttentionConfig, build_attention, listed_name
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
 from proteinlm.attention.window import WindowAttention, WindowConfig
 
@@ -26,4 +26,5 @@ __all__ = [
     "WindowAttention",
     "WindowConfig",
     "build_attention",
+    "listed_name",
 ]

@@ -39,3 +39,16 @@ def build_attention(config: Any, *, head_dim: int, layer: int, seed: int) -> Att
     """
     _, module = MECHANISMS[config.kind]
     return module(config, head_dim=head_dim, layer=layer, seed=seed)
+
+
+def listed_name(config: Any) -> str:
+    """Return the name under which results of ``config``, one of ``AttentionConfig``, are listed.
+
+    FAVOR+ that computes short segments exactly is listed apart from FAVOR+ by its features alone.
+    """
+    if not isinstance(config, FavorConfig):
+        return str(config.kind)
+    if config.feature_map == "generalised":
+        return f"generalised {config.kernel_function} {config.num_random_features}"
+    name = f"FAVOR+ {config.num_random_features}"
+    return f"adaptive {name}, exact below {config.exact_below:,}" if config.exact_below else name

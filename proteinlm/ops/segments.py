@@ -84,14 +84,20 @@ def row_bounds(rows: slice, length: int) -> tuple[int, int]:
 
 
 def finite_queries(q_BLHK: Tensor, key_mask_BL: Tensor | None) -> Tensor:
-    """Return queries with 0 in the place of what is not finite at a hidden position.
+    """Return queries with 0 in the place of what is not finite, or as good as that, at a hidden position.
 
     Such a query would reach the gradients of all keys that it sees, as 0 · NaN where nobody reads its output.
-    Finite queries come back as they are, without a copy.
+    Other queries come back as they are, without a copy.
     """
-    if key_mask_BL is None or q_BLHK.detach()[~key_mask_BL].isfinite().all():
+    if key_mask_BL is None:
         return q_BLHK
-    return q_BLHK.masked_fill(~(key_mask_BL[..., None, None] | q_BLHK.isfinite()), 0)
+    # memory that nobody wrote can hold 1e38: products with keys, and squares of these, must stay finite too
+    range_ = torch.finfo(torch.float64 if q_BLHK.dtype == torch.float64 else torch.float32).max
+    # float16 would round a larger bound to infinity, and let that pass
+    largest = min(range_**0.25, torch.finfo(q_BLHK.dtype).max)
+    if (q_BLHK.detach()[~key_mask_BL].abs() <= largest).all():
+        return q_BLHK
+    return q_BLHK.masked_fill(~(key_mask_BL[..., None, None] | (q_BLHK.abs() <= largest)), 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.random_features import accumulation_dtype
 from proteinlm.ops.segments import Tile, row_bounds
 
@@ -60,9 +61,7 @@ class _SparseSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
-        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
-        if torch.is_grad_enabled():
-            raise RuntimeError("sparse attention is differentiable once; create_graph=True is not possible")
+        refuse_second_derivative("sparse attention")
         inputs = ctx.saved_tensors
         dtype = accumulation_dtype(*inputs)
         # keys are read several times: sums in half precision would lose what comes late

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy
 
+from proteinlm.attention import listed_name
 from proteinlm.batches.packing import PackingConfig
 from proteinlm.inference.evaluation import (
     AnswerSum,
@@ -42,9 +43,14 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """A model's score on a split, and that of the residue frequencies on the same targets."""
+    """A model's score on a split, and that of the residue frequencies on the same targets.
+
+    Attributes:
+        attention: the mechanism's ``listed_name``.
+    """
 
     split: str
+    attention: str
     model: MaskedScore
     unigram: MaskedScore
 
@@ -52,6 +58,7 @@ class ValidationResult:
         """Return the figures as the journal writes them."""
         return {
             "split": self.split,
+            "attention": self.attention,
             "loss": self.model.loss,
             "perplexity": self.model.perplexity,
             "accuracy": self.model.accuracy,
@@ -64,7 +71,7 @@ class ValidationResult:
         return (
             f"{self.split}: perplexity {self.model.perplexity:.3f} (unigram {self.unigram.perplexity:.3f}), "
             f"accuracy {self.model.accuracy:.2%} (unigram {self.unigram.accuracy:.2%}), "
-            f"{self.model.num_targets:,} targets"
+            f"{self.model.num_targets:,} targets, by {self.attention}"
         )
 
 
@@ -119,4 +126,5 @@ def _validate_split(
     own = add_answers(batches, engine.evaluate)
     sums = engine.sum_over_processes([own.loss, own.num_correct, *own.target_counts.tolist()])
     total = AnswerSum(sums[0], round(sums[1]), numpy.array(sums[2:], dtype=numpy.int64))
-    return ValidationResult(split, total.score(), unigram_score(token_counts, total.target_counts))
+    attention = listed_name(engine.objective.model.config.attention)
+    return ValidationResult(split, attention, total.score(), unigram_score(token_counts, total.target_counts))

@@ -118,6 +118,13 @@ def test_a_hostile_identifier_can_be_drawn(report):
     figures.map_pairs(dataclasses.replace(report, examples=examples)).canvas.draw()
 
 
+def test_adaptive_favor_is_drawn_as_what_the_comparison_ran(report):
+    trained = dict(report.trained_attention) | {"kind": "favor", "num_random_features": 16, "exact_below": 1000}
+    perplexities = figures.trunk_errors(dataclasses.replace(report, trained_attention=trained)).axes[1]
+    names = [text.get_text() for text in perplexities.get_legend().get_texts()]
+    assert any(name.startswith("as trained (FAVOR+ 16, by features alone)") for name in names)
+
+
 def test_page_states_the_verdict_and_the_baselines(page, table):
     text = " ".join("".join(page.text).split())
     assert table["verdict"]["headline"] in text

@@ -70,6 +70,21 @@ def test_recurrent_form_equals_the_parallel_one_after_hidden_keys(attention):
     torch.testing.assert_close(continued(attention, dirty, 30, key_mask), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e200], ids=str)
+def test_what_a_hidden_position_holds_reaches_no_causal_gradient(causal, value):
+    inputs = draw(90)
+    key_mask = torch.ones(2, 90, dtype=torch.bool)
+    key_mask[0, :7] = key_mask[0, 11:13] = key_mask[1, 30:70] = False
+    hidden = ~key_mask[..., None, None]
+    results = []
+    for held in (inputs, [x.masked_fill(hidden, value) for x in inputs]):
+        leaves = [x.clone().requires_grad_() for x in held]
+        out = causal(*leaves, key_mask_BL=key_mask, is_causal=True)
+        gradients = torch.autograd.grad(out, leaves, (~hidden).double().expand_as(out))
+        results.append([out[key_mask], *gradients])
+    assert all(map(torch.equal, *results))
+
+
 @pytest.mark.parametrize("module", [linear_recurrent, favor_recurrent], ids=["linear", "favor"])
 def test_a_state_of_several_chunks_is_that_of_one(attention, module, monkeypatch):
     inputs = draw(20)

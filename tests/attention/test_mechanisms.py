@@ -19,6 +19,7 @@ from proteinlm.attention import (
     SoftmaxConfig,
     WindowConfig,
     build_attention,
+    listed_name,
 )
 from proteinlm.config import parse, to_table
 from proteinlm.errors import ConfigError, ShapeError
@@ -61,6 +62,20 @@ def test_a_table_names_its_mechanism_by_kind(kind):
     assert parse(Recipe, {"attention": to_table(config)}, source="recipe").attention == config
 
 
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (SoftmaxConfig(), "softmax"),
+        (FavorConfig(num_random_features=64), "FAVOR+ 64"),
+        (FavorConfig(num_random_features=64, exact_below=1000), "adaptive FAVOR+ 64, exact below 1,000"),
+        (FavorConfig(num_random_features=64, feature_map="generalised"), "generalised relu 64"),
+    ],
+    ids=["softmax", "favor", "adaptive", "generalised"],
+)
+def test_results_list_adaptive_favor_apart_from_favor(config, name):
+    assert listed_name(config) == name
+
+
 def test_an_unknown_kind_lists_those_that_exist():
     with pytest.raises(ConfigError, match=r"attention.kind: is 'fovar'; expected one of 'softmax', 'favor', 'linear'"):
         parse(Recipe, {"attention": {"kind": "fovar"}}, source="recipe")
@@ -85,7 +100,16 @@ def test_the_map_times_the_values_is_the_output(attention):
     torch.testing.assert_close(product, attention(q, k, v, **options)[:, 2:7])
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        *((value, dtype) for value in (math.nan, math.inf) for dtype in (torch.float64, torch.bfloat16, torch.float16)),
+        # finite, but their products are not
+        (-1e38, torch.float32),
+        (1e200, torch.float64),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "config",
     [
@@ -96,9 +120,9 @@ def test_the_map_times_the_values_is_the_output(attention):
     ],
     ids=lambda config: f"{config.kind} {getattr(config, 'feature_map', '')} {getattr(config, 'exact_below', '')}",
 )
-def test_what_a_hidden_position_holds_reaches_no_gradient(config, value):
+def test_what_a_hidden_position_holds_reaches_no_gradient(config, value, dtype):
     attention = build_attention(config, head_dim=HEAD_DIM, layer=2, seed=3)
-    inputs, weights = draw(2, 11, 3, HEAD_DIM, dtype=torch.float64), torch.randn(2, 11, 3, HEAD_DIM)
+    inputs, weights = draw(2, 11, 3, HEAD_DIM, dtype=dtype), torch.randn(2, 11, 3, HEAD_DIM)
     # padding, a hole, and a segment of which nothing is visible
     visible = torch.arange(11) < torch.tensor([[11], [5]])
     visible[0, :3] = visible[0, 7] = False
@@ -108,12 +132,23 @@ def test_what_a_hidden_position_holds_reaches_no_gradient(config, value):
     for held in (inputs, [x.masked_fill(hidden, value) for x in inputs]):
         leaves = [x.clone().requires_grad_() for x in held]
         out = attention(*leaves, **options)
-        gradients = torch.autograd.grad(out, leaves, weights.masked_fill(hidden, 0).double())
+        gradients = torch.autograd.grad(out, leaves, weights.masked_fill(hidden, 0).to(dtype))
         map_BLHL = attention.attention_map(*leaves[:2], **options).transpose(1, 2)
         assert out.isfinite().all()
         assert map_BLHL.isfinite().all()
         results.append([out[visible], map_BLHL[visible], *gradients])
     assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("sizes", [(2, 7), (2, 0), (0, 7)], ids=["all hidden", "no position", "no window"])
+@pytest.mark.parametrize("is_packed", [False, True], ids=["windows", "segments"])
+def test_where_there_is_nothing_to_read_each_input_still_gets_a_gradient(attention, sizes, is_packed):
+    inputs = [x.requires_grad_() for x in draw(*sizes, 3, HEAD_DIM)]
+    cu_seqlens = torch.arange(0, math.prod(sizes) + 1, max(sizes[1], 1), dtype=torch.int32) if is_packed else None
+    out = attention(*inputs, key_mask_BL=torch.zeros(sizes, dtype=torch.bool), cu_seqlens=cu_seqlens)
+    assert out.shape == inputs[2].shape
+    gradients = torch.autograd.grad(out.sum(), inputs)
+    assert not any(x.any() for x in (out, *gradients))
 
 
 def test_projections_of_one_tensor_need_no_copy_first(attention):

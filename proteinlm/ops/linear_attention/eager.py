@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.errors import ShapeError
+from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.linear_attention.features import Normalisation, features_, slopes
 from proteinlm.ops.linear_attention.flat import flat_linear
 from proteinlm.ops.linear_attention.loading import LoadPair, gradients_of_sums, keys_and_values, normalise
@@ -227,9 +228,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
-        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
-        if torch.is_grad_enabled():
-            raise RuntimeError("linear attention is differentiable once; create_graph=True is not possible")
+        refuse_second_derivative("linear attention")
         q_THK, k_THK, v_THK, out_THK, inverses_TH1 = ctx.saved_tensors
         dtype = accumulation_dtype(q_THK, k_THK, v_THK)
         grads = [

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.linear_attention.features import Normalisation, features_, slopes
 from proteinlm.ops.linear_attention.loading import LoadPair, gradients_of_sums, keys_and_values, normalise
 from proteinlm.ops.random_features.features import accumulation_dtype
@@ -53,9 +54,7 @@ class _FlatLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
-        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
-        if torch.is_grad_enabled():
-            raise RuntimeError("linear attention is differentiable once; create_graph=True is not possible")
+        refuse_second_derivative("linear attention")
         q_THK, k_THK, v_THK, out_THK, inverses_TH1, *totals = ctx.saved_tensors
         grads = [
             blank(x, ctx.plan) if needed else None

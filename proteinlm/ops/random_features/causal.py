@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.random_features.features import accumulation_dtype, log_features
 from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
 
@@ -90,9 +91,7 @@ class _CausalFavor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
-        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
-        if torch.is_grad_enabled():
-            raise RuntimeError("FAVOR+ attention is differentiable once; create_graph=True is not possible")
+        refuse_second_derivative("FAVOR+ attention")
         q_THK, k_THK, v_THK, rows_MK, out_THK, normalisers_TH1 = ctx.saved_tensors
         grads = [
             torch.zeros_like(x, memory_format=torch.contiguous_format) if needed else None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.errors import ShapeError
+from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.random_features.exponential import ExponentialFeatures
 from proteinlm.ops.random_features.features import POSITIVE, Features, accumulation_dtype
 from proteinlm.ops.random_features.plain import PlainFeatures
@@ -120,9 +121,7 @@ class _Favor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
-        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
-        if torch.is_grad_enabled():
-            raise RuntimeError("FAVOR+ attention is differentiable once; create_graph=True is not possible")
+        refuse_second_derivative("FAVOR+ attention")
         q_THK, k_THK, v_THK, *states = ctx.saved_tensors
         grads = [
             blank(x, ctx.plan) if needed else None

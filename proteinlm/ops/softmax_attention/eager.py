@@ -72,7 +72,7 @@ def _attend_segments(
     q_parts, k_parts, v_parts = (torch.split(x, sizes, dim=1) for x in flat)
     parts = zip(segments, q_parts, k_parts, v_parts, strict=True)
     outputs = [_attend_segment(segment, (q, k, v), mask_T, is_causal) for segment, q, k, v in parts]
-    return torch.cat(outputs, dim=1).view_as(inputs[-1]) if outputs else torch.zeros_like(inputs[-1])
+    return torch.cat(outputs, dim=1).view_as(inputs[-1]) if outputs else _nothing_read(*inputs)
 
 
 def _attend_segment(
@@ -80,14 +80,20 @@ def _attend_segment(
 ) -> Tensor:
     q_1CHK, k_1CHK, v_1CHK = inputs
     if segment.num_visible == 0:
-        # zeros that are still part of the graph
-        return v_1CHK.masked_fill(v_1CHK.new_ones((), dtype=torch.bool), 0)
+        return _nothing_read(q_1CHK, k_1CHK, v_1CHK)
     if mask_T is None or segment.num_visible == len(segment):
         return _attend(q_1CHK, k_1CHK, v_1CHK, is_causal=is_causal)
     if is_causal:
         return _attend_causal_with_holes(q_1CHK, k_1CHK, v_1CHK, ~mask_T[segment.start : segment.stop])
     visible_N = mask_T[segment.start : segment.stop].nonzero()[:, 0]
     return _attend(q_1CHK, k_1CHK.index_select(1, visible_N), v_1CHK.index_select(1, visible_N))
+
+
+def _nothing_read(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor) -> Tensor:
+    """Return zeros that are part of the graph, with gradients of 0 for each input."""
+    # filled over and not multiplied by 0: what is read from nothing may hold NaN
+    everything_BLHK = v_BLHK + (q_BLHK + k_BLHK).to(v_BLHK.dtype)
+    return everything_BLHK.masked_fill(v_BLHK.new_ones((), dtype=torch.bool), 0)
 
 
 def _attend(
