@@ -9,7 +9,7 @@ The draw is systematic: number i = 0 … s - 1 is the key at rank floor((u + i) 
 in [0, 1) for each head and block. Steps are 1 at least, so no key is drawn twice; a key is an interval
 of length 1, which points m / s apart meet with probability s / m exactly, so that weights of m / s leave
 numerator and normaliser unbiased. It needs one random number a block, where an independent draw without replacement
-would list the others of every block; errors of the two are about equal. s >= m takes all, with weight 1: exact attention.
+would list the others of every block; errors of the two are about equal. s >= m takes all, with weight 1: that is exact.
 
 Source: Han et al., ICLR 2024, arXiv:2310.05869, for blocks and sample; Madow, Ann. Math. Stat. 20 (1949), for the draw.
 """
