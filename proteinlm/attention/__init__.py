@@ -6,6 +6,7 @@ from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.linear import LinearAttention, LinearConfig
 from proteinlm.attention.mechanisms import MECHANISMS, AttentionConfig, build_attention, listed_name
+from proteinlm.attention.scatterbrain import ScatterbrainAttention, ScatterbrainConfig
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
 from proteinlm.attention.window import WindowAttention, WindowConfig
 
@@ -21,6 +22,8 @@ __all__ = [
     "IdentityConfig",
     "LinearAttention",
     "LinearConfig",
+    "ScatterbrainAttention",
+    "ScatterbrainConfig",
     "SoftmaxAttention",
     "SoftmaxConfig",
     "WindowAttention",

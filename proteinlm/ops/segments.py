@@ -117,6 +117,9 @@ class Tile:
         """Return a fresh x_GCK in ``dtype``, heads first."""
         picked = x_THK[self.positions] if isinstance(self.positions, slice) else x_THK.index_select(0, self.positions)
         picked = picked.view(self.num_runs, len(picked) // self.num_runs, *picked.shape[1:]).transpose(1, 2)
+        if not isinstance(self.positions, slice) and picked.dtype == dtype and picked.is_contiguous():
+            # of one head, and a copy already
+            return picked.flatten(0, 1)
         taken = torch.empty(picked.shape, dtype=dtype, device=x_THK.device)
         return taken.copy_(picked).flatten(0, 1)
 

@@ -24,19 +24,27 @@ READING_ELEMENTS = 2**18
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """Queries and the keys that they see: of its run and not hidden, less the pairs of ``unseen_CJ`` (None: none)."""
+    """Queries and the keys that they see: of its run and not hidden, less the pairs of ``unseen_CJ`` (None: none).
+
+    ``log_weights_SJ`` are added to the scores of a key (None: nothing): a key of weight w counts w times, and one of
+    weight 0, minus infinity here, not at all.
+    """
 
     queries: Tile
     keys: Tile
     unseen_CJ: Tensor | None = None
+    log_weights_SJ: Tensor | None = None
 
 
-def sparse_softmax(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, plan: Sequence[Reading]) -> Tensor:
+def sparse_softmax(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, plan: Iterable[Reading]) -> Tensor:
     """Return softmax(q_i·k_j / sqrt(K)) v_j over the keys j that the plan shows to each query i.
 
     Exactly 0, with zero gradients, for a query that is in no reading or sees no key. Scores and sums
     are float32 for any input but float64, also under autocast. Memory beyond inputs, output and
     gradients is that of one reading, forward and backward.
+
+    Args:
+        plan: gone through once forward and once backward; it may make its readings as it goes.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
@@ -48,7 +56,7 @@ def sparse_softmax(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, plan: Sequenc
 
 class _SparseSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, plan: Sequence[Reading]) -> Tensor:
+    def forward(ctx: Any, q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, plan: Iterable[Reading]) -> Tensor:
         dtype = accumulation_dtype(q_THK, k_THK, v_THK)
         out_THK = torch.zeros_like(v_THK, memory_format=torch.contiguous_format)
         with torch.autocast(q_THK.device.type, enabled=False):
@@ -88,6 +96,9 @@ def _seen(reading: Reading, x_THK: Tensor, dtype: torch.dtype) -> Tensor:
 def _weights(reading: Reading, q_GCK: Tensor, k_GJK: Tensor) -> Tensor:
     """Return P_GCJ, rows of 0 where no key is seen."""
     scores_GCJ = q_GCK @ k_GJK.mT
+    if reading.log_weights_SJ is not None:
+        num_heads = len(q_GCK) // reading.keys.num_runs
+        scores_GCJ.add_(reading.log_weights_SJ.to(scores_GCJ.dtype).repeat_interleave(num_heads, 0)[:, None])
     hidden_SJ, unseen_CJ = reading.keys.hidden_SC, reading.unseen_CJ
     # finite, or a query that sees no key would have a softmax of nothing
     lowest = torch.finfo(scores_GCJ.dtype).min
@@ -100,6 +111,11 @@ def _weights(reading: Reading, q_GCK: Tensor, k_GJK: Tensor) -> Tensor:
     unseen_SCJ = hidden_SJ[:, None] if unseen_CJ is None else hidden_SJ[:, None] | unseen_CJ
     weights_SHCJ: Tensor = scores_SHCJ.softmax(-1).masked_fill_(unseen_SCJ.all(-1)[:, None, :, None], 0)
     return weights_SHCJ.flatten(0, 1)
+
+
+def reading_weights(reading: Reading, q_THK: Tensor, k_THK: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the weights of one reading as weights_GCJ, those of repeated queries included."""
+    return _weights(reading, _queries(reading, q_THK, dtype), _seen(reading, k_THK, dtype))
 
 
 def _backward(reading: Reading, inputs: tuple[Tensor, ...], grad_THK: Tensor, grads: Sequence[Tensor]) -> None:

@@ -16,6 +16,7 @@ from proteinlm.attention import (
     FavorConfig,
     IdentityConfig,
     LinearConfig,
+    ScatterbrainConfig,
     SoftmaxConfig,
     WindowConfig,
     build_attention,
@@ -38,6 +39,7 @@ CONFIGS = [
     LinearConfig(),
     WindowConfig(window=2),
     BigBirdConfig(block_length=2, num_random_blocks=1),
+    ScatterbrainConfig(num_random_features=8, block_length=3),
     IdentityConfig(),
 ]
 

@@ -1,0 +1,144 @@
+"""Scatterbrain: FAVOR+ for most pairs, exact weights for those that a hash finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from proteinlm.attention.choices import Choices
+from proteinlm.attention.interface import Attention
+from proteinlm.ops import scatterbrain_attention as ops
+from proteinlm.ops.random_features import accumulation_dtype, feature_rows, projection_rows
+from proteinlm.ops.sampled_attention import hash_orders, hash_planes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScatterbrainConfig:
+    """Settings of Scatterbrain.
+
+    Raises:
+        ValueError: if a setting is out of its range, or has no meaning beside another.
+    """
+
+    kind: Literal["scatterbrain"] = "scatterbrain"
+    num_random_features: int = 256  # width M of a feature vector; "hyperbolic" makes two of each row
+    block_length: int = 64  # visible tokens of a block, at most
+    # no others: exact terms need features that estimate the same kernel, without bias
+    feature_map: Literal["positive", "hyperbolic"] = "positive"
+    projection: Literal["orthogonal", "iid"] = "orthogonal"
+    redraw_interval: int = 1000  # optimiser steps, of rows and hash; 0 keeps the first draw
+
+    def __post_init__(self) -> None:
+        if self.num_random_features < 1:
+            raise ValueError(f"num_random_features is {self.num_random_features}; expected 1 or more")
+        if self.num_random_features % self.features_per_row:
+            found = f"num_random_features is {self.num_random_features}"
+            raise ValueError(f"{found}; expected an even number ({self.feature_map})")
+        if self.block_length < 1:
+            raise ValueError(f"block_length is {self.block_length}; expected 1 or more tokens")
+        if self.redraw_interval < 0:
+            raise ValueError(f"redraw_interval is {self.redraw_interval}; expected 1 or more, or 0 for never")
+
+    @property
+    def features_per_row(self) -> int:
+        """How many features a row makes."""
+        return 2 if self.feature_map == "hyperbolic" else 1
+
+
+class ScatterbrainAttention(Attention):
+    """Softmax attention whose pairs are exact where a hash finds them, and estimated by random features elsewhere.
+
+    Sharp weights are caught by the hash, diffuse ones by the features; each alone fails on the other kind. Rows and
+    hash are a pure function of (seed, layer, draw), neither parameter nor buffer: no checkpoint holds them and
+    ``half()`` leaves them float32.
+
+    Attributes:
+        draw: which rows and hash are in use; ``set_step`` sets it and so may you.
+    """
+
+    is_exact = False
+
+    def __init__(self, config: ScatterbrainConfig, *, head_dim: int, layer: int, seed: int) -> None:
+        super().__init__(head_dim)
+        self.config = config
+        self.layer = layer
+        self.seed = seed
+        self.draw = 0
+        self._drawn: tuple[int, Tensor] | None = None
+
+    def set_step(self, step: int) -> None:
+        """Use the draw of optimiser step ``step``: number step // redraw_interval."""
+        self.draw = step // self.config.redraw_interval if self.config.redraw_interval else 0
+
+    def rows(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the rows in use as rows_MK, as ``scatterbrain_attention`` takes them."""
+        if self._drawn is None or self._drawn[0] != self.draw:
+            # rows first drawn in inference mode could not be used in training afterwards
+            with torch.inference_mode(False):
+                drawn_MK = projection_rows(
+                    self.config.num_random_features // self.config.features_per_row,
+                    self.head_dim,
+                    projection=self.config.projection,
+                    seed=self.seed,
+                    layer=self.layer,
+                    redraw_index=self.draw,
+                )
+                self._drawn = (self.draw, feature_rows(drawn_MK, self.config.feature_map))
+        return self._drawn[1].to(device, dtype)
+
+    def extra_repr(self) -> str:
+        """Name the settings that tell one mechanism from another."""
+        config = self.config
+        features = f"{config.num_random_features} {config.feature_map} {config.projection} features"
+        return f"{features}, blocks of {config.block_length}"
+
+    def _orders(self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
+        planes_NK = hash_planes(self.head_dim, seed=self.seed, layer=self.layer, draw=self.draw)
+        return hash_orders(q_BLHK, k_BLHK, planes_NK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+
+    def _attend_form(
+        self,
+        q_BLHK: Tensor,
+        k_BLHK: Tensor,
+        v_BLHK: Tensor,
+        key_mask_BL: Tensor | None,
+        cu_seqlens: Tensor | None,
+        is_causal: bool,
+        choices: Choices | None,
+    ) -> Tensor:
+        if is_causal:
+            return self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens)
+        kept = Choices() if choices is None else choices
+        orders_2HT = kept.make(lambda: self._orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens))
+        return ops.scatterbrain_attention(
+            q_BLHK,
+            k_BLHK,
+            v_BLHK,
+            self.rows(q_BLHK.device, accumulation_dtype(q_BLHK, k_BLHK, v_BLHK)),
+            orders_2HT,
+            block_length=self.config.block_length,
+            key_mask_BL=key_mask_BL,
+            cu_seqlens=cu_seqlens,
+        )
+
+    def _attend(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        return self._attend_form(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, False, None)
+
+    def _map(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
+    ) -> Tensor:
+        return ops.scatterbrain_map(
+            q_BLHK,
+            k_BLHK,
+            self.rows(q_BLHK.device, accumulation_dtype(q_BLHK, k_BLHK)),
+            self._orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens),
+            block_length=self.config.block_length,
+            key_mask_BL=key_mask_BL,
+            cu_seqlens=cu_seqlens,
+            rows=rows,
+        )

@@ -1,0 +1,246 @@
+"""Scatterbrain attention, some segments and heads at a time.
+
+Letters as in ``blocks``. A position here is one of B·L·H rows, each of one head, as orders differ from head to head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from proteinlm.ops.random_features import accumulation_dtype
+from proteinlm.ops.sampled_attention.blocks import Sizes, block_sizes
+from proteinlm.ops.scatterbrain_attention.blocks import (
+    Keys,
+    attend_blocks,
+    outside_weights,
+    query_weights,
+    read_keys,
+)
+from proteinlm.ops.segments import find_segments, finite_queries, row_bounds
+
+# numbers of one group: 4 MiB in float32, unless one head of one segment has more
+GROUP_ELEMENTS = 2**20
+
+
+def scatterbrain_attention(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    v_BLHK: Tensor,
+    rows_MK: Tensor,
+    orders_2HT: Tensor,
+    *,
+    block_length: int,
+    key_mask_BL: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor:
+    """Return attention by exact weights inside blocks of a hash and by positive features between them.
+
+    out_i = sum_j w_ij v_j / sum_j w_ij, where w_ij is exp(q_i·k_j / sqrt(K)) for the keys of block b, i being in block
+    b of the queries, and phi(x_i)·phi(y_j) for all others (see ``blocks``). Numerator and normaliser are unbiased over
+    rows that are N(0, I) each. Exactly 0, with zero gradients, where no key is visible. Time O(L (M + block) K); memory
+    O(L K) a head and, for one head of one segment at a time, O(L (M + block + M K / block)), forward and backward.
+    Features and sums are float32 for any input but float64, also under autocast. Gradients run through weights and
+    values; order and rows are constants.
+
+    Args:
+        rows_MK: one row for each feature (``feature_rows``).
+        orders_2HT: what ``hash_orders`` returns.
+        block_length: visible positions of a block, at most.
+        key_mask_BL: True where a key is visible.
+        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+
+    Returns:
+        out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
+
+    Source: Chen et al., NeurIPS 2021, arXiv:2110.15343, equation 5, with features of FAVOR+.
+    """
+    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    groups = list(_groups(block_sizes(segments, block_length), orders_2HT, *rows_MK.shape))
+    rows = (x.flatten(0, 2) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK))
+    out_NK: Tensor = _Scatterbrain.apply(*rows, rows_MK, orders_2HT, groups)  # type: ignore[no-untyped-call]
+    return out_NK.view_as(v_BLHK)
+
+
+class Group(NamedTuple):
+    """Heads of segments of about equal sizes: int64 (U,) each."""
+
+    sizes: Sizes
+    head: Tensor
+
+    def blocks(self, order_HT: Tensor, counts_U: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of each block as positions_UBC, and which are no repetition."""
+        size_U = self.sizes.block
+        num_blocks = int((-(-counts_U // size_U)).max())
+        steps_C = torch.arange(int(size_U.max()), device=order_HT.device)
+        ranks_UBC = torch.arange(num_blocks, device=order_HT.device)[:, None] * size_U[:, None, None] + steps_C
+        real_UBC = (steps_C < size_U[:, None, None]) & (ranks_UBC < counts_U[:, None, None])
+        ranks_UBC = torch.minimum(ranks_UBC, counts_U[:, None, None] - 1) + self.sizes.start[:, None, None]
+        head_U11 = self.head[:, None, None]
+        return order_HT[head_U11, ranks_UBC].long() * len(order_HT) + head_U11, real_UBC
+
+    def key_blocks(self, num_query_blocks: int) -> Tensor | None:
+        """Return the block of keys that each block of queries sees; None: each its own."""
+        if torch.equal(self.sizes.length, self.sizes.num_visible):
+            return None
+        return torch.arange(num_query_blocks, device=self.head.device) % self.sizes.num_blocks[:, None]
+
+
+def _groups(sizes: Sizes, orders_2HT: Tensor, num_features: int, head_dim: int) -> Iterator[Group]:
+    device, num_heads = orders_2HT.device, orders_2HT.shape[1]
+    shape = torch.stack((sizes.block, -(-sizes.length // sizes.block)))
+    # sizes of one class differ by a third at most
+    classes = (shape.double() + 1).log().div(torch.tensor(4 / 3).log()).ceil().long()
+    owner = torch.unique(classes, dim=1, return_inverse=True)[1]
+    for number in range(int(owner.max()) + 1 if len(owner) else 0):
+        members = (owner == number).nonzero()
+        block, num_blocks = (int(x.max()) for x in shape[:, members[:, 0]])
+        most = num_blocks * (block * (2 * num_features + block) + num_features * head_dim)
+        units = (members * num_heads + torch.arange(num_heads)).flatten()
+        for ids in units.split(max(1, GROUP_ELEMENTS // most)):
+            yield Group(Sizes(*(field[ids // num_heads].to(device) for field in sizes)), (ids % num_heads).to(device))
+
+
+class _Scatterbrain(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_NK: Tensor,
+        k_NK: Tensor,
+        v_NK: Tensor,
+        rows_MK: Tensor,
+        orders_2HT: Tensor,
+        groups: Sequence[Group],
+    ) -> Tensor:
+        out_NK = torch.zeros_like(v_NK)
+        with torch.autocast(q_NK.device.type, enabled=False):
+            for group in groups:
+                inputs, places = _gather(group, (q_NK, k_NK, v_NK), orders_2HT)
+                out_UACK = _attend(group, inputs, places, rows_MK)
+                real_UAC = places[1]
+                out_NK[places[0][real_UAC]] = out_UACK[real_UAC].to(out_NK.dtype)
+        ctx.groups = groups
+        ctx.save_for_backward(q_NK, k_NK, v_NK, rows_MK, orders_2HT)
+        return out_NK
+
+    @staticmethod
+    def backward(ctx: Any, grad_NK: Tensor) -> tuple[Tensor | None, ...]:
+        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
+        if torch.is_grad_enabled():
+            raise RuntimeError("scatterbrain attention is differentiable once; create_graph=True is not possible")
+        *inputs, rows_MK, orders_2HT = ctx.saved_tensors
+        grads = [torch.zeros_like(x) for x in inputs]
+        with torch.autocast(grad_NK.device.type, enabled=False):
+            for group in ctx.groups:
+                leaves, places = _gather(group, inputs, orders_2HT)
+                query_rows, real_UAC, key_rows, hidden_UBC = places
+                with torch.enable_grad():
+                    leaves = [x.requires_grad_() for x in leaves]
+                    out_UACK = _attend(group, leaves, places, rows_MK)
+                grad_UACK = (grad_NK[query_rows] * real_UAC[..., None]).to(out_UACK.dtype)
+                found = torch.autograd.grad(out_UACK, leaves, grad_UACK)
+                wheres = ((query_rows, real_UAC), (key_rows, ~hidden_UBC), (key_rows, ~hidden_UBC))
+                for grad, x, (rows, real) in zip(grads, found, wheres, strict=True):
+                    grad[rows[real]] = x[real].to(grad.dtype)
+        needed = zip(grads, ctx.needs_input_grad, strict=False)
+        return *(grad if wanted else None for grad, wanted in needed), None, None, None
+
+
+Places = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _gather(group: Group, inputs: Sequence[Tensor], orders_2HT: Tensor) -> tuple[list[Tensor], Places]:
+    """Return q_UACK, k_UBCK, v_UBCK, and the rows of queries, which are real, the rows of keys, which are hidden."""
+    dtype = accumulation_dtype(*inputs)
+    query_rows, real_UAC = group.blocks(orders_2HT[0], group.sizes.length)
+    key_rows, real_UBC = group.blocks(orders_2HT[1], group.sizes.num_visible)
+    rows = (query_rows, key_rows, key_rows)
+    taken = [x.index_select(0, i.flatten()).view(*i.shape, -1).to(dtype) for x, i in zip(inputs, rows, strict=False)]
+    return taken, (query_rows, real_UAC, key_rows, ~real_UBC)
+
+
+def _attend(group: Group, inputs: Sequence[Tensor], places: Places, rows_MK: Tensor) -> Tensor:
+    q_UACK, k_UBCK, v_UBCK = inputs
+    rows_MK = rows_MK.to(q_UACK.device, q_UACK.dtype)
+    keys = _for_queries(group, read_keys(k_UBCK, v_UBCK, places[3], rows_MK), q_UACK.shape[1])
+    return attend_blocks(q_UACK, keys, rows_MK)
+
+
+def _for_queries(group: Group, keys: Keys, num_query_blocks: int) -> Keys:
+    """Return keys with a block for each block of queries."""
+    index_UA = group.key_blocks(num_query_blocks)
+    if index_UA is None:
+        return keys
+    unit_U1 = torch.arange(len(index_UA), device=index_UA.device)[:, None]
+    return Keys(*(field[unit_U1, index_UA] for field in keys))
+
+
+@torch.no_grad()
+def scatterbrain_map(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    rows_MK: Tensor,
+    orders_2HT: Tensor,
+    *,
+    block_length: int,
+    key_mask_BL: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    rows: slice = slice(None),
+) -> Tensor:
+    """Return the weights of ``scatterbrain_attention`` for some rows of queries, without gradient.
+
+    Args:
+        rows: the queries wanted, a slice of L with step 1.
+
+    Returns:
+        map_BHRL, float32, or float64 for float64 queries or keys; rows sum to 1 where a key is visible
+        and are 0 elsewhere.
+    """
+    num_windows, length, num_heads, _ = q_BLHK.shape
+    first, behind = row_bounds(rows, length)
+    dtype = accumulation_dtype(q_BLHK, k_BLHK)
+    map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
+    inputs = [x.flatten(0, 2) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK)]
+    segments = find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    with torch.autocast(q_BLHK.device.type, enabled=False):
+        for group in _groups(block_sizes(segments, block_length), orders_2HT, *rows_MK.shape):
+            for unit, head in enumerate(group.head.tolist()):
+                one = slice(unit, unit + 1)
+                alone = Group(Sizes(*(field[one] for field in group.sizes)), group.head[one])
+                window = int(alone.sizes.start) // length
+                corner = (window * length + first, length)
+                _map_unit(map_BHRL[window, head], alone, inputs, orders_2HT, rows_MK, corner)
+    return map_BHRL
+
+
+def _map_unit(
+    map_RL: Tensor,
+    unit: Group,
+    inputs: Sequence[Tensor],
+    orders_2HT: Tensor,
+    rows_MK: Tensor,
+    corner: tuple[int, int],
+) -> None:
+    """Fill in the rows of one head of one segment; ``corner`` is the first position wanted and L."""
+    (q_UACK, k_UBCK), (query_rows, real_UAC, key_rows, hidden_UBC) = _gather(unit, inputs, orders_2HT)
+    rows_MK = rows_MK.to(q_UACK.device, q_UACK.dtype)
+    read = read_keys(k_UBCK, k_UBCK[..., :0], hidden_UBC, rows_MK)
+    keys = _for_queries(unit, read, q_UACK.shape[1])
+    of_features_UACM, of_keys_UACC = query_weights(q_UACK, keys, rows_MK)
+    num_heads, (origin, length) = orders_2HT.shape[1], corner
+    row_AC = query_rows[0] // num_heads - origin
+    block_N, place_N = (real_UAC[0] & (row_AC >= 0) & (row_AC < len(map_RL))).nonzero(as_tuple=True)
+    visible_BC = ~hidden_UBC[0]
+    position_BC = key_rows[0] // num_heads % length
+    outside_NJ = outside_weights(
+        of_features_UACM[0, block_N, place_N], keys.sums_UBM[0, block_N], read.logarithms_UBCM[0][visible_BC]
+    )
+    own_N = block_N % len(position_BC)
+    outside_NJ.masked_fill_(own_N[:, None] == visible_BC.nonzero()[:, 0], 0)
+    wanted_N1 = row_AC[block_N, place_N][:, None]
+    map_RL[wanted_N1, position_BC[visible_BC]] = outside_NJ.to(map_RL.dtype)
+    own_NC = of_keys_UACC[0, block_N, place_N]
+    map_RL.index_put_((wanted_N1, position_BC[own_N]), own_NC, accumulate=True)

@@ -1,0 +1,87 @@
+"""Scatterbrain with every pair, in float64: features everywhere, corrected where the hash found a pair.
+
+Source: Chen et al., NeurIPS 2021, arXiv:2110.15343, equation 5, with features of FAVOR+.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from proteinlm.ops.random_features.reference import positive_features
+from proteinlm.ops.sampled_attention.blocks import BlockSampling
+from proteinlm.ops.sampled_attention.reference import pair_weights
+from proteinlm.ops.softmax_attention.reference import visible_pairs
+
+
+def kernel(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    rows_MK: Tensor,
+    orders_2HT: Tensor,
+    *,
+    block_length: int,
+    key_mask_BL: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor:
+    """Return phi(x_i)·phi(y_j), plus exp(x_i·y_j) - phi(x_i)·phi(y_j) in the blocks, as kernel_BHLL; 0 where hidden."""
+    x_BLHK, y_BLHK = (z.double() / math.sqrt(math.sqrt(z.shape[-1])) for z in (q_BLHK, k_BLHK))
+    phi_x, phi_y = (positive_features(z, rows_MK.double()) for z in (x_BLHK, y_BLHK))
+    features_BHLL = torch.einsum("bihm,bjhm->bhij", phi_x, phi_y)
+    exact_BHLL = torch.einsum("bihk,bjhk->bhij", x_BLHK, y_BLHK).exp()
+    blocks_only = BlockSampling(block_length=block_length, num_sampled_keys=0, seed=0, layer=0, draw=0)
+    found_BHLL = pair_weights(
+        orders_2HT, blocks_only, *q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
+    )
+    visible_B1LL = visible_pairs(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    return (features_BHLL + found_BHLL * (exact_BHLL - features_BHLL)) * visible_B1LL
+
+
+def scatterbrain_map(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    rows_MK: Tensor,
+    orders_2HT: Tensor,
+    *,
+    block_length: int,
+    key_mask_BL: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor:
+    """Return map_BHLL, the kernel over its sum; a row without a visible key is 0."""
+    kernel_BHLL = kernel(
+        q_BLHK,
+        k_BLHK,
+        rows_MK,
+        orders_2HT,
+        block_length=block_length,
+        key_mask_BL=key_mask_BL,
+        cu_seqlens=cu_seqlens,
+    )
+    normaliser_BHL1 = kernel_BHLL.sum(-1, keepdim=True)
+    return kernel_BHLL / normaliser_BHL1.masked_fill(normaliser_BHL1 == 0, 1)
+
+
+def scatterbrain_attention(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    v_BLHK: Tensor,
+    rows_MK: Tensor,
+    orders_2HT: Tensor,
+    *,
+    block_length: int,
+    key_mask_BL: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor:
+    """Return out_BLHK, the map times V."""
+    map_BHLL = scatterbrain_map(
+        q_BLHK,
+        k_BLHK,
+        rows_MK,
+        orders_2HT,
+        block_length=block_length,
+        key_mask_BL=key_mask_BL,
+        cu_seqlens=cu_seqlens,
+    )
+    return torch.einsum("bhij,bjhk->bihk", map_BHLL, v_BLHK.double())
