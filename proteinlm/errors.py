@@ -29,6 +29,10 @@ class ShapeError(ProteinLMError):
     """Tensors whose sizes do not fit together."""
 
 
+class PrecisionError(ProteinLMError):
+    """Values that a setting asks to be exact and that have grown beyond it."""
+
+
 class CheckpointError(ProteinLMError):
     """A checkpoint or a training state that is missing, damaged or of another model."""
 

@@ -46,6 +46,8 @@ _MAY_CHANGE = {
     "training.checkpoint_interval",
     "training.keep_states",
     "training.windows_per_micro_batch",
+    "training.loss_chunk",
+    "model.feed_forward_chunk",
     "validation.interval",
 }
 
@@ -117,7 +119,7 @@ def train(
     if resume:
         _check_same_run(folder, about)
     engine = build_engine(
-        MaskedLMObjective(model),
+        MaskedLMObjective(model, loss_chunk=recipe.training.loss_chunk),
         recipe.optimiser,
         recipe.engine,
         micro_batch=recipe.training.windows_per_micro_batch,

@@ -22,6 +22,7 @@ from proteinlm.batches.loader import MaskedBatch, collate
 from proteinlm.batches.masking import NOT_CHOSEN, evaluation_choice, targets_at
 from proteinlm.batches.packing import PackingConfig, WindowPlan, build_window, plan_windows
 from proteinlm.model import MaskedLM
+from proteinlm.model.chunking import in_chunks
 from proteinlm.randomness import stream
 from proteinlm.sequence.alphabet import MASK, VOCAB_SIZE
 
@@ -146,11 +147,19 @@ class _Originals:
 
 
 def masked_loss(
-    model: MaskedLM, batch: MaskedBatch, *, dropout_keys_B: Sequence[int] | None = None
+    model: MaskedLM, batch: MaskedBatch, *, dropout_keys_B: Sequence[int] | None = None, loss_chunk: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Return the summed cross-entropy in nats over a batch's targets, and the number of right answers.
 
     Logits are computed at the targets only, and the loss in float32 or better.
+
+    Args:
+        model: the model.
+        batch: with targets.
+        dropout_keys_B: one key a window, in training mode.
+        loss_chunk: positions of each window whose logits and loss are computed at a time, and again in the
+            backward pass; 0: all. Positions and not targets, so that all processes call the head equally often:
+            those of ZeRO 3 wait for each other there.
     """
     hidden_BLD = model.encode(
         batch.tokens_BL,
@@ -159,12 +168,25 @@ def masked_loss(
         cu_seqlens=batch.cu_seqlens,
         dropout_keys_B=dropout_keys_B,
     )
-    is_target_BL = batch.targets_BL != NOT_CHOSEN
-    targets = batch.targets_BL[is_target_BL]
-    logits = model.head(hidden_BLD[is_target_BL])
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    loss = functional.cross_entropy(logits, targets, reduction="sum")
-    return loss, (logits.argmax(dim=-1) == targets).sum()
+    head = model.masked_lm_head
+
+    def answer(hidden_BCD: Tensor, targets_BC: Tensor, embedding_VD: Tensor) -> tuple[Tensor, Tensor]:
+        is_target_BC = targets_BC != NOT_CHOSEN
+        targets = targets_BC[is_target_BC]
+        logits = head(hidden_BCD[is_target_BC], embedding_VD)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        loss_BC = logits.new_zeros(targets_BC.shape)
+        loss_BC = loss_BC.masked_scatter(is_target_BC, functional.cross_entropy(logits, targets, reduction="none"))
+        is_right_BC = torch.zeros_like(is_target_BC).masked_scatter(is_target_BC, logits.argmax(dim=-1) == targets)
+        return loss_BC, is_right_BC
+
+    # the embedding gets a gradient as input of the model too: as an argument here, it adds them up once
+    cut, whole = (hidden_BLD, batch.targets_BL), (model.encoder.embedding.weight,)
+    if not 0 < loss_chunk < batch.targets_BL.shape[1]:
+        loss_BL, is_right_BL = answer(*cut, *whole)
+    else:
+        loss_BL, is_right_BL = in_chunks(answer, cut, whole, chunk_length=loss_chunk, dim=1, modules=[head])
+    return loss_BL.sum(), is_right_BL.sum()
 
 
 @dataclass

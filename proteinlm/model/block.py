@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from proteinlm.attention import Attention
+from proteinlm.attention.choices import Choices
+from proteinlm.model.chunking import in_chunks
 from proteinlm.model.dropout import KeyedDropout
 from proteinlm.model.feed_forward import FeedForward
 from proteinlm.model.layers import empty_linear
@@ -27,6 +29,8 @@ class Surroundings:
         cu_seqlens: bounds of the segments over the flattened B * L positions; None: whole windows.
         dropout_keys_B: one key a window; None drops nothing.
         observer: somebody who looks at queries, keys, values and hidden states.
+        is_causal: whether no token sees a later one.
+        choices: remembers or repeats what the mechanism of a block chooses.
     """
 
     rotary: RotaryPositions
@@ -34,6 +38,8 @@ class Surroundings:
     cu_seqlens: Tensor | None = None
     dropout_keys_B: Sequence[int] | None = None
     observer: Observer | None = None
+    is_causal: bool = False
+    choices: Choices | None = None
 
 
 class Block(nn.Module):
@@ -59,6 +65,7 @@ class Block(nn.Module):
             feed_forward_size=config.feed_forward_size,
             activation=config.activation,
         )
+        self.feed_forward_chunk = config.feed_forward_chunk
         self.feed_forward_dropout = KeyedDropout(config.dropout, layer=layer, site="feed_forward")
 
     def forward(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
@@ -74,7 +81,15 @@ class Block(nn.Module):
         if self.query_key_norm is not None:
             q_BLHK, k_BLHK = self.query_key_norm(q_BLHK, k_BLHK)
         q_BLHK, k_BLHK = around.rotary.turn(q_BLHK), around.rotary.turn(k_BLHK)
-        out_BLHK = self.attention(q_BLHK, k_BLHK, v_BLHK, key_mask_BL=around.key_mask_BL, cu_seqlens=around.cu_seqlens)
+        out_BLHK = self.attention(
+            q_BLHK,
+            k_BLHK,
+            v_BLHK,
+            key_mask_BL=around.key_mask_BL,
+            cu_seqlens=around.cu_seqlens,
+            is_causal=around.is_causal,
+            choices=around.choices,
+        )
         if around.observer is not None:
             around.observer.attention(self.layer, q_BLHK, k_BLHK, v_BLHK, out_BLHK)
         increment_BLD = self.attention_output(out_BLHK.flatten(2))
@@ -83,6 +98,15 @@ class Block(nn.Module):
 
     def feed(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
         """Return the increment of the feed-forward half."""
-        increment_BLD = self.feed_forward(self.feed_forward_norm(x_BLD))
+        increment_BLD: Tensor = self._feed_chunks(x_BLD)
         dropped_BLD: Tensor = self.feed_forward_dropout(increment_BLD, around.dropout_keys_B)
         return dropped_BLD
+
+    def _feed_chunks(self, x_BLD: Tensor) -> Tensor:
+        def feed(x_BCD: Tensor) -> tuple[Tensor]:
+            return (self.feed_forward(self.feed_forward_norm(x_BCD)),)
+
+        if not 0 < self.feed_forward_chunk < x_BLD.shape[1]:
+            return feed(x_BLD)[0]
+        modules = (self.feed_forward_norm, self.feed_forward)
+        return in_chunks(feed, [x_BLD], chunk_length=self.feed_forward_chunk, dim=1, modules=modules)[0]

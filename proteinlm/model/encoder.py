@@ -12,11 +12,12 @@ from proteinlm.errors import ShapeError
 from proteinlm.model.block import Block, Surroundings
 from proteinlm.model.layers import empty_embedding
 from proteinlm.model.local_convolution import LocalConvolution
+from proteinlm.model.reversible import run_reversible
 from proteinlm.model.settings import ModelConfig
 
 
 class Encoder(nn.Module):
-    """Pre-norm bidirectional encoder.
+    """Pre-norm encoder, bidirectional unless its surroundings say otherwise.
 
     Args:
         config: sizes and mechanism.
@@ -53,14 +54,20 @@ class Encoder(nn.Module):
             x_BLD = x_BLD + self.local_convolution(x_BLD, key_mask_BL=around.key_mask_BL, cu_seqlens=around.cu_seqlens)
         if around.observer is not None:
             around.observer.hidden(0, x_BLD)
-        for layer, block in enumerate(self.blocks):
-            x_BLD = block(x_BLD, around)
-            if around.observer is not None and layer + 1 < len(self.blocks):
-                around.observer.hidden(layer + 1, x_BLD)
-        hidden_BLD: Tensor = self.final_norm(x_BLD)
+        hidden_BLD: Tensor = self.final_norm(self._run_blocks(x_BLD, around))
         if around.observer is not None:
             around.observer.hidden(len(self.blocks), hidden_BLD)
         return hidden_BLD
+
+    def _run_blocks(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
+        blocks = [cast(Block, block) for block in self.blocks]
+        if self.config.reversible:
+            return run_reversible(blocks, x_BLD, around, precision=self.config.reversible_precision)
+        for layer, block in enumerate(blocks):
+            x_BLD = block(x_BLD, around)
+            if around.observer is not None and layer + 1 < len(blocks):
+                around.observer.hidden(layer + 1, x_BLD)
+        return x_BLD
 
 
 def check_windows(

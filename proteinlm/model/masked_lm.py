@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from proteinlm.attention import AttentionConfig
-from proteinlm.errors import ShapeError
+from proteinlm.errors import ConfigError, ShapeError
 from proteinlm.model.block import Surroundings
 from proteinlm.model.encoder import Encoder, check_windows
 from proteinlm.model.layers import empty_linear
@@ -76,6 +76,7 @@ class MaskedLM(nn.Module):
         cu_seqlens: Tensor | None = None,
         dropout_keys_B: Sequence[int] | None = None,
         observer: Observer | None = None,
+        is_causal: bool = False,
     ) -> Tensor:
         """Return the hidden states after the final norm, hidden_BLD.
 
@@ -87,10 +88,18 @@ class MaskedLM(nn.Module):
                 every window one segment. Tokens attend within their segment only.
             dropout_keys_B: one key a window, in training mode; None drops nothing.
             observer: is shown queries, keys, values and hidden states.
+            is_causal: whether no token sees a later one of its segment.
 
         Raises:
             ShapeError: if the parts do not fit together.
+            ConfigError: if the model cannot be causal.
+            PrecisionError: if a reversible trunk cannot be exact any more.
         """
+        if is_causal and self.config.local_convolution:
+            raise ConfigError(
+                f"model.local_convolution is {self.config.local_convolution}, which sees later tokens; "
+                "a causal model needs 0"
+            )
         check_windows(tokens_BL, positions_BL=positions_BL, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
         if dropout_keys_B is not None and len(dropout_keys_B) != len(tokens_BL):
             raise ShapeError(f"{len(dropout_keys_B)} dropout keys for {len(tokens_BL)} windows; expected one a window")
@@ -102,7 +111,7 @@ class MaskedLM(nn.Module):
             base=self.config.rotary_base,
             dtype=self.encoder.embedding.weight.dtype,
         )
-        around = Surroundings(rotary, key_mask_BL, cu_seqlens, dropout_keys_B, observer)
+        around = Surroundings(rotary, key_mask_BL, cu_seqlens, dropout_keys_B, observer, is_causal)
         hidden_BLD: Tensor = self.encoder(tokens_BL, around)
         return hidden_BLD
 

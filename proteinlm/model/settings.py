@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from proteinlm.attention import AttentionConfig, FavorConfig
 from proteinlm.model.feed_forward import Activation
+
+ReversiblePrecision = Literal["float", "exact"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +28,12 @@ class ModelConfig:
     # positions a filter spans, odd; 0 leaves the convolution before the trunk out
     local_convolution: int = 0
     rotary_base: float = 10_000.0
+    # two streams that are computed back in the backward pass; the weights have the same names either way
+    reversible: bool = False
+    # "exact" rounds increments so that the streams are computed back to the bit
+    reversible_precision: ReversiblePrecision = "float"
+    # positions whose feed-forward is computed at a time, again in the backward pass; 0: all, and kept
+    feed_forward_chunk: int = 0
     vocab_size: int = 33
 
     def __post_init__(self) -> None:
@@ -40,6 +49,13 @@ class ModelConfig:
             raise ValueError(f"dropout is {self.dropout}; expected a share from 0 to below 1")
         if self.max_temperature <= 0:
             raise ValueError(f"max_temperature is {self.max_temperature}; expected more than 0")
+        if self.feed_forward_chunk < 0:
+            raise ValueError(f"feed_forward_chunk is {self.feed_forward_chunk}; expected 1 or more, or 0 for all")
+        if self.reversible_precision != "float" and not self.reversible:
+            raise ValueError(
+                f"reversible_precision is {self.reversible_precision}, but reversible is false: "
+                "there is nothing to compute back"
+            )
         if self.local_convolution < 0 or (self.local_convolution and self.local_convolution % 2 == 0):
             raise ValueError(f"local_convolution is {self.local_convolution}; expected 0 or an odd width")
 

@@ -40,6 +40,8 @@ class TrainingConfig:
     windows_per_step: int = 32
     # on one process at a time; what memory allows
     windows_per_micro_batch: int = 1
+    # positions of a window whose loss is computed at a time, again in the backward pass; 0: all, and kept
+    loss_chunk: int = 0
     # optimiser steps between two lines of the journal
     log_interval: int = 10
     # optimiser steps between two saved states
@@ -49,8 +51,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+            least = 0 if name == "loss_chunk" else 1
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected {least} or more")
 
 
 @dataclass

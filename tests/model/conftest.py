@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from proteinlm.attention import AttentionConfig, FavorConfig, SoftmaxConfig
 from proteinlm.model import MaskedLM, ModelConfig
@@ -29,3 +33,38 @@ def residues(length: int, seed: int = 0) -> torch.Tensor:
     """Return token ids of standard residues, (1, length)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(4, 24, (1, length), generator=generator)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages made inside and still alive, and the most there were at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for storage in [x.untyped_storage() for x in tree_leaves(result) if isinstance(x, Tensor)]:
+            if storage._cdata not in self._known | before:
+                self._known.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _free(self, name: int, num_bytes: int) -> None:
+        self._known.discard(name)
+        self.now -= num_bytes
+
+
+def step_peak(model: MaskedLM, tokens_BL: Tensor) -> int:
+    """Return the most bytes alive in a forward and backward pass, besides weights and their gradients."""
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    # random rows are drawn once and kept
+    model.encode(tokens_BL)
+    with LiveBytes() as live:
+        model.encode(tokens_BL).sum().backward()
+    return live.peak

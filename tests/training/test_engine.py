@@ -92,6 +92,102 @@ def test_two_processes_train_as_one_does(recipe, tiny_corpus, tmp_path, stage, m
     assert _norms(tmp_path / "one") == pytest.approx(_norms(tmp_path / "two"), rel=1e-4)
 
 
+REVERSIBLE = {"num_layers": 3, "dropout": 0.1, "reversible": True, "feed_forward_chunk": 150}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("stage", "micro_batch"),
+    [
+        (3, 1),
+        *(
+            pytest.param(stage, micro, marks=pytest.mark.slow)
+            for stage, micro in [(1, 1), (2, 1), (1, 2), (2, 2), (3, 2)]
+        ),
+    ],
+    ids=str,
+)
+def test_two_processes_train_a_reversible_trunk_as_one_does(recipe, tiny_corpus, tmp_path, stage, micro_batch):
+    # gradients of the trunk are computed in backward passes inside the backward pass, which ZeRO must not miss
+    common = {"model": REVERSIBLE, "masking": {"rate": 0.02}}
+    train(recipe(**common, training={"windows_per_micro_batch": 4}), tiny_corpus, tmp_path / "one")
+    two = recipe(
+        **common,
+        training={"windows_per_micro_batch": micro_batch, "loss_chunk": 200},
+        engine={"kind": "deepspeed", "zero_stage": stage},
+    )
+    _run_processes(two, tiny_corpus, tmp_path / "two", num_processes=2)
+    one, other = _losses(tmp_path / "one"), _losses(tmp_path / "two")
+    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-5
+    assert _norms(tmp_path / "one") == pytest.approx(_norms(tmp_path / "two"), rel=1e-4)
+
+
+@pytest.mark.processes
+# DeepSpeed gathers weights by a name that newer versions of torch call another
+@pytest.mark.filterwarnings("ignore:`torch.distributed.*` is deprecated:FutureWarning")
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("reversible", [False, True], ids=["ordinary", "reversible"])
+def test_deepspeed_recomputes_as_plain_torch_does(recipe, tiny_corpus, tmp_path, stage, reversible):
+    common = {"model": {**REVERSIBLE, "reversible": reversible}, "training": {"loss_chunk": 100}}
+    train(recipe(**common), tiny_corpus, tmp_path / "local")
+    train(recipe(**common, engine={"kind": "deepspeed", "zero_stage": stage}), tiny_corpus, tmp_path / "deepspeed")
+    pairs = zip(_losses(tmp_path / "local"), _losses(tmp_path / "deepspeed"), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 1e-5
+
+
+DISTRIBUTED = """
+import sys
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from proteinlm.attention import FavorConfig
+from proteinlm.model import MaskedLM, ModelConfig
+
+class Objective(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens_BL):
+        keys_B = [int(key) for key in tokens_BL[:, 0]]
+        return self.model.head(self.model.encode(tokens_BL, dropout_keys_B=keys_B)).square().mean((1, 2)).sum()
+
+def objective():
+    sizes = dict(num_layers=3, hidden_size=32, num_heads=2, feed_forward_size=32, dropout=0.1)
+    attention = FavorConfig(num_random_features=16)
+    config = ModelConfig(attention=attention, reversible=True, feed_forward_chunk=5, **sizes)
+    return Objective(MaskedLM(config, seed=2).double().train())
+
+distributed.init_process_group("gloo")
+rank = distributed.get_rank()
+windows = torch.randint(4, 24, (8, 17), generator=torch.Generator().manual_seed(0))
+alone, parted = objective(), DistributedDataParallel(objective())
+for _ in range(2):
+    alone(windows).backward()
+    first, second = windows[4 * rank : 4 * rank + 4].split(2)
+    with parted.no_sync():
+        parted(first).backward()
+    parted(second).backward()
+    for one, other in zip(alone.parameters(), parted.parameters()):
+        # DistributedDataParallel averages over processes
+        assert (one.grad - 2 * other.grad).abs().max() < 1e-10
+        one.grad = other.grad = None
+distributed.barrier()
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.slow
+def test_distributed_data_parallel_reduces_the_gradients_of_a_reversible_trunk(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(DISTRIBUTED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.processes
 def test_signal_to_every_process_of_a_launcher_saves_and_resumes(recipe, tiny_corpus, tmp_path):
     settings = recipe(
