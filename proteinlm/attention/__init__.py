@@ -5,6 +5,7 @@ from proteinlm.attention.favor import FavorAttention, FavorConfig
 from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.linear import LinearAttention, LinearConfig
+from proteinlm.attention.lsh import LshAttention, LshConfig
 from proteinlm.attention.mechanisms import MECHANISMS, AttentionConfig, build_attention
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
 from proteinlm.attention.window import WindowAttention, WindowConfig
@@ -21,6 +22,8 @@ __all__ = [
     "IdentityConfig",
     "LinearAttention",
     "LinearConfig",
+    "LshAttention",
+    "LshConfig",
     "SoftmaxAttention",
     "SoftmaxConfig",
     "WindowAttention",

@@ -12,11 +12,12 @@ from proteinlm.attention.favor import FavorAttention, FavorConfig
 from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.linear import LinearAttention, LinearConfig
+from proteinlm.attention.lsh import LshAttention, LshConfig
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
 from proteinlm.attention.window import WindowAttention, WindowConfig
 
 AttentionConfig = Annotated[
-    SoftmaxConfig | FavorConfig | LinearConfig | WindowConfig | BigBirdConfig | IdentityConfig,
+    SoftmaxConfig | FavorConfig | LinearConfig | WindowConfig | BigBirdConfig | LshConfig | IdentityConfig,
     pydantic.Field(discriminator="kind"),
 ]
 
@@ -26,6 +27,7 @@ MECHANISMS: dict[str, tuple[type, Callable[..., Attention]]] = {
     "linear": (LinearConfig, LinearAttention),
     "window": (WindowConfig, WindowAttention),
     "bigbird": (BigBirdConfig, BigBirdAttention),
+    "lsh": (LshConfig, LshAttention),
     "identity": (IdentityConfig, IdentityAttention),
 }
 
