@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from proteinlm.attention import FavorConfig, LshConfig, SoftmaxConfig
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest
 from proteinlm.errors import CheckpointError, ConfigError
-from proteinlm.recipe import evaluate_checkpoint, load_recipe, train
+from proteinlm.recipe import _chosen_attention, evaluate_checkpoint, load_recipe, train
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 
@@ -86,6 +87,13 @@ def test_same_weights_are_evaluated_with_another_mechanism(run, tiny_corpus):
     more = evaluate_checkpoint(folder, tiny_corpus, attention=["num_random_features=512"]).results[0].model
     assert len({favor.loss, exact.loss, more.loss}) == 3
     assert favor.num_targets == exact.num_targets == more.num_targets
+
+
+def test_exact_attention_of_a_shared_model_keeps_keys_shared():
+    shared = _chosen_attention(LshConfig(), ["kind=softmax"])
+    assert shared == SoftmaxConfig(shared_query_key=True)
+    assert _chosen_attention(SoftmaxConfig(), ["kind=favor"]) == FavorConfig()
+    assert _chosen_attention(shared, ["kind=lsh", "num_hashes=8"]) == LshConfig(num_hashes=8)
 
 
 def test_unknown_mechanism_is_refused_by_name(run, tiny_corpus):
