@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import subprocess
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import proteinlm
 from proteinlm import config
-from proteinlm.attention import AttentionConfig, listed_name
+from proteinlm.attention import MECHANISMS, AttentionConfig, listed_name
 from proteinlm.batches.loader import BatchLoader
 from proteinlm.batches.masking import MaskingConfig
 from proteinlm.batches.packing import PackingConfig
@@ -258,8 +259,11 @@ def evaluate_checkpoint(
 def _chosen_attention(own: AttentionConfig, assignments: Sequence[str]) -> AttentionConfig:
     table = config.override(config.to_table(own), assignments)
     if table["kind"] != own.kind:
-        # settings of one kind mean nothing to another
-        table = config.override({}, assignments)
+        # settings of one kind mean nothing to another, but for what decides which weights there are
+        kind = MECHANISMS.get(table["kind"])
+        is_shared = {"shared_query_key": getattr(own, "shared_query_key", False)}
+        takes_it = kind is not None and any(f.name in is_shared for f in dataclasses.fields(kind[0]))
+        table = config.override(is_shared if takes_it else {}, assignments)
     return config.parse(AttentionChoice, {"attention": table}, source="--set").attention
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from proteinlm.attention import FavorConfig, LshConfig, SoftmaxConfig
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest
 from proteinlm.errors import CheckpointError, ConfigError
-from proteinlm.recipe import evaluate_checkpoint, load_recipe, train
+from proteinlm.recipe import _chosen_attention, evaluate_checkpoint, load_recipe, train
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 
@@ -99,6 +100,13 @@ def test_every_result_says_by_which_attention_and_adaptive_favor_is_apart(run, t
     assert adaptive.figures()["attention"] == "adaptive FAVOR+ 16, exact below 100,000"
     assert str(exact).endswith(" targets, by softmax")
     assert adaptive.model.loss == pytest.approx(exact.model.loss, abs=1e-5)
+
+
+def test_exact_attention_of_a_shared_model_keeps_keys_shared():
+    shared = _chosen_attention(LshConfig(), ["kind=softmax"])
+    assert shared == SoftmaxConfig(shared_query_key=True)
+    assert _chosen_attention(SoftmaxConfig(), ["kind=favor"]) == FavorConfig()
+    assert _chosen_attention(shared, ["kind=lsh", "num_hashes=8"]) == LshConfig(num_hashes=8)
 
 
 def test_unknown_mechanism_is_refused_by_name(run, tiny_corpus):

@@ -52,9 +52,15 @@ def check_kernel(model: MaskedLM) -> None:
     """Raise unless exact softmax is what the model's FAVOR+ estimates.
 
     Raises:
-        ConfigError: if the model has a kernel of its own.
+        ConfigError: if the model has a kernel of its own, or shares queries and keys.
     """
     settings = favor_settings(model)
+    if model.encoder.shares_query_key:
+        raise ConfigError(
+            "the checkpoint's keys are its queries, and none attends to itself but in the last resort: random features "
+            "cannot leave a position out and estimate no such attention; measure its distance from exact attention by "
+            "proteinlm evaluate --set kind=softmax"
+        )
     if settings.feature_map == "generalised":
         raise ConfigError(
             f'the checkpoint attends by feature_map = "generalised" with the function {settings.kernel_function}, a '

@@ -5,6 +5,7 @@ from proteinlm.attention.favor import FavorAttention, FavorConfig
 from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.linear import LinearAttention, LinearConfig
+from proteinlm.attention.lsh import LshAttention, LshConfig
 from proteinlm.attention.mechanisms import MECHANISMS, AttentionConfig, build_attention, listed_name
 from proteinlm.attention.scatterbrain import ScatterbrainAttention, ScatterbrainConfig
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
@@ -22,6 +23,8 @@ __all__ = [
     "IdentityConfig",
     "LinearAttention",
     "LinearConfig",
+    "LshAttention",
+    "LshConfig",
     "ScatterbrainAttention",
     "ScatterbrainConfig",
     "SoftmaxAttention",

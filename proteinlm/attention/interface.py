@@ -178,12 +178,12 @@ class Attention(nn.Module, ABC):
     def _attend_causal(
         self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
     ) -> Tensor:
-        self._refuse("causal form; leave is_causal out, or use kind 'linear', 'favor' or 'softmax'")
+        self._refuse("causal form; leave is_causal out, or use kind 'linear', 'favor', 'lsh' or 'softmax'")
 
     def _map_causal(
         self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
     ) -> Tensor:
-        self._refuse("causal form; leave is_causal out, or use kind 'linear', 'favor' or 'softmax'")
+        self._refuse("causal form; leave is_causal out, or use kind 'linear', 'favor', 'lsh' or 'softmax'")
 
     def _prefill(
         self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None

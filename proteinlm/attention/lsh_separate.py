@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor
 
 from proteinlm.attention.choices import Choices
 from proteinlm.attention.interface import Attention
+from proteinlm.attention.lsh import LshConfig
 from proteinlm.ops import sampled_attention as ops
-
-
-class SeparateLshSettings(Protocol):
-    """What this form takes of the settings of LSH attention."""
-
-    @property
-    def chunk_length(self) -> int:
-        """Visible tokens of a block, at most."""
-
-    @property
-    def num_sampled_keys(self) -> int:
-        """Keys that a block of queries sees beside its own block."""
-
-    @property
-    def redraw_interval(self) -> int:
-        """Optimiser steps between draws of hash and sample; 0 keeps the first."""
 
 
 class SeparateLshAttention(Attention):
@@ -39,7 +22,7 @@ class SeparateLshAttention(Attention):
 
     is_exact = False
 
-    def __init__(self, config: SeparateLshSettings, *, head_dim: int, layer: int, seed: int) -> None:
+    def __init__(self, config: LshConfig, *, head_dim: int, layer: int, seed: int) -> None:
         super().__init__(head_dim)
         self.config = config
         self.layer = layer

@@ -12,14 +12,30 @@ from proteinlm.attention.favor import FavorAttention, FavorConfig
 from proteinlm.attention.identity import IdentityAttention, IdentityConfig
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.linear import LinearAttention, LinearConfig
+from proteinlm.attention.lsh import LshAttention, LshConfig
+from proteinlm.attention.lsh_separate import SeparateLshAttention
 from proteinlm.attention.scatterbrain import ScatterbrainAttention, ScatterbrainConfig
 from proteinlm.attention.softmax import SoftmaxAttention, SoftmaxConfig
 from proteinlm.attention.window import WindowAttention, WindowConfig
 
 AttentionConfig = Annotated[
-    SoftmaxConfig | FavorConfig | LinearConfig | WindowConfig | BigBirdConfig | ScatterbrainConfig | IdentityConfig,
+    SoftmaxConfig
+    | FavorConfig
+    | LinearConfig
+    | WindowConfig
+    | BigBirdConfig
+    | LshConfig
+    | ScatterbrainConfig
+    | IdentityConfig,
     pydantic.Field(discriminator="kind"),
 ]
+
+
+def build_lsh(config: LshConfig, *, head_dim: int, layer: int, seed: int) -> Attention:
+    """Return the form of LSH attention that ``config`` describes: of shared or of separate queries and keys."""
+    form = LshAttention if config.shared_query_key else SeparateLshAttention
+    return form(config, head_dim=head_dim, layer=layer, seed=seed)
+
 
 MECHANISMS: dict[str, tuple[type, Callable[..., Attention]]] = {
     "softmax": (SoftmaxConfig, SoftmaxAttention),
@@ -27,6 +43,7 @@ MECHANISMS: dict[str, tuple[type, Callable[..., Attention]]] = {
     "linear": (LinearConfig, LinearAttention),
     "window": (WindowConfig, WindowAttention),
     "bigbird": (BigBirdConfig, BigBirdAttention),
+    "lsh": (LshConfig, build_lsh),
     "scatterbrain": (ScatterbrainConfig, ScatterbrainAttention),
     "identity": (IdentityConfig, IdentityAttention),
 }
@@ -48,6 +65,8 @@ def listed_name(config: Any) -> str:
 
     FAVOR+ that computes short segments exactly is listed apart from FAVOR+ by its features alone.
     """
+    if getattr(config, "shared_query_key", False):
+        return f"shared-QK {config.kind}"
     if not isinstance(config, FavorConfig):
         return str(config.kind)
     if config.feature_map == "generalised":

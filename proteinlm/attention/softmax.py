@@ -8,30 +8,49 @@ from typing import Literal
 from torch import Tensor
 
 from proteinlm.attention.interface import Attention
+from proteinlm.attention.unread import keep_in_graph
 from proteinlm.ops import softmax_attention as ops
 from proteinlm.ops.softmax_attention import Implementation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SoftmaxConfig:
-    """Settings of exact softmax attention; none changes what it computes."""
+    """Settings of exact softmax attention.
+
+    Raises:
+        ValueError: if a setting has no meaning beside another.
+    """
 
     kind: Literal["softmax"] = "softmax"
     implementation: Implementation = "auto"  # "varlen": all segments in one call, half precision on a GPU
+    shared_query_key: bool = False  # a position's key is its query, of length 1, as in LSH attention
+
+    def __post_init__(self) -> None:
+        if self.shared_query_key and self.implementation == "varlen":
+            raise ValueError(
+                "implementation is varlen; shared queries and keys run by readings of tiles, expected auto"
+            )
 
 
 class SoftmaxAttention(Attention):
-    """softmax(Q K^T / sqrt(K)) V, in time quadratic in the length of a segment."""
+    """softmax(Q K^T / sqrt(K)) V, in time quadratic in the length of a segment.
+
+    With ``shared_query_key`` k_j = q_j / |q_j|, and a position sees itself only where it sees nothing else: the
+    yardstick of LSH attention with the same weights. What is handed over as keys is read by nobody.
+    """
 
     is_exact = True
 
     def __init__(self, config: SoftmaxConfig, *, head_dim: int, layer: int, seed: int) -> None:
         super().__init__(head_dim)
         self.config = config
+        self.shares_query_key = config.shared_query_key
 
     def _attend(
         self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
     ) -> Tensor:
+        if self.shares_query_key:
+            return self._attend_shared((q_BLHK, k_BLHK, v_BLHK), key_mask_BL, cu_seqlens, is_causal=False)
         return ops.softmax_attention(
             q_BLHK,
             k_BLHK,
@@ -44,11 +63,15 @@ class SoftmaxAttention(Attention):
     def _map(
         self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
     ) -> Tensor:
+        if self.shares_query_key:
+            return ops.shared_query_key_map(q_BLHK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows)
         return ops.softmax_map(q_BLHK, k_BLHK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows)
 
     def _attend_causal(
         self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
     ) -> Tensor:
+        if self.shares_query_key:
+            return self._attend_shared((q_BLHK, k_BLHK, v_BLHK), key_mask_BL, cu_seqlens, is_causal=True)
         return ops.softmax_attention(
             q_BLHK, k_BLHK, v_BLHK, is_causal=True, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
         )
@@ -56,6 +79,24 @@ class SoftmaxAttention(Attention):
     def _map_causal(
         self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
     ) -> Tensor:
+        if self.shares_query_key:
+            return ops.shared_query_key_map(
+                q_BLHK, is_causal=True, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
+            )
         return ops.softmax_map(
             q_BLHK, k_BLHK, is_causal=True, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
         )
+
+    def _attend_shared(
+        self,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        key_mask_BL: Tensor | None,
+        cu_seqlens: Tensor | None,
+        *,
+        is_causal: bool,
+    ) -> Tensor:
+        q_BLHK, k_BLHK, v_BLHK = inputs
+        out_BLHK = ops.shared_query_key_attention(
+            q_BLHK, v_BLHK, is_causal=is_causal, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
+        )
+        return out_BLHK if k_BLHK is q_BLHK else keep_in_graph(out_BLHK, k_BLHK)

@@ -50,7 +50,12 @@ class Block(nn.Module):
         self.layer = layer
         self.num_heads = config.num_heads
         self.attention_norm = nn.LayerNorm(config.hidden_size)
-        self.query_key_value = empty_linear(config.hidden_size, 3 * config.hidden_size)
+        # fixed by the mechanism it is built with: another one may read the same projection afterwards
+        self.shares_query_key = attention.shares_query_key
+        if self.shares_query_key:
+            self.query_value = empty_linear(config.hidden_size, 2 * config.hidden_size)
+        else:
+            self.query_key_value = empty_linear(config.hidden_size, 3 * config.hidden_size)
         self.query_key_norm = (
             QueryKeyNorm(num_heads=config.num_heads, head_dim=config.head_dim, max_temperature=config.max_temperature)
             if config.query_key_norm
@@ -75,12 +80,7 @@ class Block(nn.Module):
 
     def attend(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
         """Return the increment of the attention half."""
-        windows, length, _ = x_BLD.shape
-        projected = self.query_key_value(self.attention_norm(x_BLD)).view(windows, length, 3, self.num_heads, -1)
-        q_BLHK, k_BLHK, v_BLHK = projected.unbind(dim=2)
-        if self.query_key_norm is not None:
-            q_BLHK, k_BLHK = self.query_key_norm(q_BLHK, k_BLHK)
-        q_BLHK, k_BLHK = around.rotary.turn(q_BLHK), around.rotary.turn(k_BLHK)
+        q_BLHK, k_BLHK, v_BLHK = self._project(self.attention_norm(x_BLD), around.rotary)
         out_BLHK = self.attention(
             q_BLHK,
             k_BLHK,
@@ -95,6 +95,20 @@ class Block(nn.Module):
         increment_BLD = self.attention_output(out_BLHK.flatten(2))
         dropped_BLD: Tensor = self.attention_dropout(increment_BLD, around.dropout_keys_B)
         return dropped_BLD
+
+    def _project(self, x_BLD: Tensor, rotary: RotaryPositions) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values; shared queries come back as keys as well, the same tensor."""
+        sizes = (*x_BLD.shape[:2], -1, self.num_heads, self.attention.head_dim)
+        if self.shares_query_key:
+            q_BLHK, v_BLHK = self.query_value(x_BLD).view(sizes).unbind(dim=2)
+            if self.query_key_norm is not None:
+                q_BLHK, _ = self.query_key_norm(q_BLHK, None)
+            q_BLHK = rotary.turn(q_BLHK)
+            return q_BLHK, q_BLHK, v_BLHK
+        q_BLHK, k_BLHK, v_BLHK = self.query_key_value(x_BLD).view(sizes).unbind(dim=2)
+        if self.query_key_norm is not None:
+            q_BLHK, k_BLHK = self.query_key_norm(q_BLHK, k_BLHK)
+        return rotary.turn(q_BLHK), rotary.turn(k_BLHK), v_BLHK
 
     def feed(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
         """Return the increment of the feed-forward half."""

@@ -43,6 +43,11 @@ class Encoder(nn.Module):
         )
         self.final_norm = nn.LayerNorm(config.hidden_size)
 
+    @property
+    def shares_query_key(self) -> bool:
+        """Whether blocks project queries and values only, and hand the queries over as keys."""
+        return any(cast(Block, block).shares_query_key for block in self.blocks)
+
     def mechanisms(self) -> list[Attention]:
         """Return the attention mechanism of each block."""
         return [cast(Block, block).attention for block in self.blocks]

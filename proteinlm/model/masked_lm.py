@@ -137,11 +137,30 @@ class MaskedLM(nn.Module):
             self.masked_lm_head.bias_V.copy_(bias)
 
     def with_attention(self, config: AttentionConfig) -> MaskedLM:
-        """Return a model of the same weights, shared in memory, with another mechanism."""
+        """Return a model of the same weights, shared in memory, with another mechanism.
+
+        Raises:
+            ConfigError: if one of the two mechanisms makes keys from queries and the other reads keys of their own.
+        """
         other = MaskedLM(dataclasses.replace(self.config, attention=config), seed=self.seed, draw_weights=False)
+        if other.encoder.shares_query_key != self.encoder.shares_query_key:
+            raise ConfigError(_other_projection(self.config.attention.kind, config.kind, self.encoder.shares_query_key))
         other.load_state_dict(self.state_dict(), assign=True)
         other.set_step(self.step)
         return other.train(self.training)
+
+
+def _other_projection(own: str, wanted: str, shares_query_key: bool) -> str:
+    """Return what is wrong when weights of one projection meet a mechanism that needs the other."""
+    if shares_query_key:
+        return (
+            f"attention is {wanted}, which reads keys of their own, but the weights ({own}) project shared queries and "
+            "keys; expected lsh or softmax with shared_query_key = true, or a model trained without it"
+        )
+    return (
+        f"attention is {wanted} with shared_query_key = true, but the weights ({own}) project separate queries and "
+        "keys; train with shared_query_key = true, or run them with shared_query_key = false"
+    )
 
 
 def _draw_weights(model: MaskedLM, seed: int) -> None:

@@ -38,8 +38,16 @@ class QueryKeyNorm(nn.Module):
         """Return the temperature of each head."""
         return self.max_temperature * torch.sigmoid(self.logit_H)
 
-    def forward(self, q_BLHK: Tensor, k_BLHK: Tensor) -> tuple[Tensor, Tensor]:
-        """Return queries and keys of length sqrt(temperature) * K^(1/4)."""
+    def forward(self, q_BLHK: Tensor, k_BLHK: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return queries and keys of length sqrt(temperature) * K^(1/4).
+
+        Without ``k_BLHK`` the mechanism makes keys of length 1 from the queries, which therefore get the length
+        temperature * sqrt(K); they come back twice.
+        """
+        if k_BLHK is None:
+            length_H1 = (self.temperature_H() * self.head_dim**0.5)[:, None]
+            q_BLHK = _of_length(q_BLHK, length_H1)
+            return q_BLHK, q_BLHK
         length_H1 = (self.temperature_H().sqrt() * self.head_dim**0.25)[:, None]
         return _of_length(q_BLHK, length_H1), _of_length(k_BLHK, length_H1)
 

@@ -14,7 +14,7 @@ from proteinlm.analysis.comparison import choose_records, compare_checkpoint, se
 from proteinlm.analysis.results import ComparisonConfig, by_features, by_head, mean, summary_rows
 from proteinlm.analysis.trunks import protein_window
 from proteinlm.analysis.verdict import head_table, protein_table, reach_verdict
-from proteinlm.attention import FavorConfig, SoftmaxConfig
+from proteinlm.attention import FavorConfig, LshConfig, SoftmaxConfig
 from proteinlm.errors import ConfigError, FastaError
 from proteinlm.inference.pretrained import load
 from proteinlm.sequence.alphabet import encode
@@ -149,6 +149,12 @@ def test_a_checkpoint_trained_with_exact_softmax_is_compared(save_run, proteins,
     found = compare_checkpoint(proteins[:1], run, dataclasses.replace(SMALL, num_draws=1))
     losses = {evaluation.kind: evaluation.loss for evaluation in found.trunk.evaluations}
     assert losses["trained"] == losses["exact"]
+
+
+def test_a_checkpoint_whose_keys_are_its_queries_is_refused_with_the_way_out(save_run, proteins, tmp_path):
+    run = save_run(tmp_path / "run", small_model(attention=LshConfig(chunk_length=8)))
+    with pytest.raises(ConfigError, match=r"keys are its queries.* proteinlm evaluate --set kind=softmax"):
+        compare_checkpoint(proteins[:1], run, SMALL)
 
 
 def test_a_checkpoint_of_one_head_is_compared(save_run, proteins, tmp_path):

@@ -1,30 +1,23 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
-from proteinlm.attention import ScatterbrainConfig, build_attention
+from proteinlm.attention import LshConfig, ScatterbrainConfig, build_attention
 from proteinlm.attention.choices import Choices
-from proteinlm.attention.lsh_separate import SeparateLshAttention
 from proteinlm.errors import UnavailableError
 
 HEAD_DIM = 6
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    chunk_length: int = 4
-    num_sampled_keys: int = 3
-    redraw_interval: int = 10
+SETTINGS = LshConfig(shared_query_key=False, chunk_length=4, num_sampled_keys=3, redraw_interval=10)
 
 
 def build(kind: str, seed: int = 3, layer: int = 2):
     if kind == "scatterbrain":
         config = ScatterbrainConfig(num_random_features=8, block_length=4, redraw_interval=10)
         return build_attention(config, head_dim=HEAD_DIM, layer=layer, seed=seed)
-    return SeparateLshAttention(Settings(), head_dim=HEAD_DIM, layer=layer, seed=seed)
+    return build_attention(SETTINGS, head_dim=HEAD_DIM, layer=layer, seed=seed)
 
 
 @pytest.fixture(params=["separate", "scatterbrain"])

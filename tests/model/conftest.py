@@ -11,13 +11,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from proteinlm.attention import AttentionConfig, FavorConfig, SoftmaxConfig
+from proteinlm.attention import AttentionConfig, FavorConfig, LshConfig, SoftmaxConfig
 from proteinlm.model import MaskedLM, ModelConfig
 
 
-@pytest.fixture(params=["softmax", "favor"])
+@pytest.fixture(params=["softmax", "favor", "lsh"])
 def attention(request: pytest.FixtureRequest) -> AttentionConfig:
-    return {"softmax": SoftmaxConfig(), "favor": FavorConfig(num_random_features=32)}[request.param]
+    return {
+        "softmax": SoftmaxConfig(),
+        "favor": FavorConfig(num_random_features=32),
+        "lsh": LshConfig(num_hashes=2, chunk_length=4),
+    }[request.param]
 
 
 @pytest.fixture

@@ -18,6 +18,15 @@ def test_logit_is_temperature_times_cosine():
     assert torch.allclose(logits, cosine * norm.temperature_H(), atol=1e-12)
 
 
+def test_logit_of_shared_queries_and_keys_is_temperature_times_cosine():
+    norm = QueryKeyNorm(num_heads=2, head_dim=8, max_temperature=3.0).double()
+    q, k = torch.randn(2, 1, 5, 2, 8, dtype=torch.float64)
+    # the mechanism brings keys to length 1
+    logits = (norm(q, None)[0] * torch.nn.functional.normalize(norm(k, None)[1], dim=-1)).sum(-1) / 8**0.5
+    cosine = torch.nn.functional.cosine_similarity(q, k, dim=-1)
+    assert torch.allclose(logits, cosine * norm.temperature_H(), atol=1e-12)
+
+
 def test_no_logit_passes_the_bound():
     norm = QueryKeyNorm(num_heads=1, head_dim=4, max_temperature=2.0)
     with torch.no_grad():

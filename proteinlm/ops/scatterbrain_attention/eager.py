@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.random_features import accumulation_dtype
 from proteinlm.ops.sampled_attention.blocks import Sizes, block_sizes
 from proteinlm.ops.scatterbrain_attention.blocks import (
@@ -128,9 +129,7 @@ class _Scatterbrain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_NK: Tensor) -> tuple[Tensor | None, ...]:
-        # torch's once_differentiable lets a constant gradient through, and a penalty on it would be lost
-        if torch.is_grad_enabled():
-            raise RuntimeError("scatterbrain attention is differentiable once; create_graph=True is not possible")
+        refuse_second_derivative("scatterbrain attention")
         *inputs, rows_MK, orders_2HT = ctx.saved_tensors
         grads = [torch.zeros_like(x) for x in inputs]
         with torch.autocast(grad_NK.device.type, enabled=False):
