@@ -26,7 +26,7 @@ Description = tuple[dict[str, Any], list[str]]
 
 @click.command(epilog=EXAMPLE)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--verify", is_flag=True, help="Read every shard of a corpus again and compare its sha256.")
+@click.option("--verify", is_flag=True, help="Read every shard of a corpus again, as proteinlm verify does.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(path: Path, verify: bool, as_json: bool) -> None:
     """Say what PATH is and what it holds.
@@ -43,12 +43,11 @@ def command(path: Path, verify: bool, as_json: bool) -> None:
 
 
 def _verify(path: Path, kind: str) -> None:
-    from proteinlm.corpus import open_corpus
+    from proteinlm.corpus import open_corpus, verify_corpus
 
     if kind != "corpus":
         raise click.UsageError(f"--verify is for a corpus, and {path} is a {kind}")
-    corpus = open_corpus(path)
-    corpus.verify(TerminalProgress())
+    verify_corpus(open_corpus(path), progress=TerminalProgress())
     note(f"every shard has the sha256 that {path} says")
 
 
