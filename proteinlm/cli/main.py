@@ -17,6 +17,7 @@ from proteinlm.errors import ProteinLMError
 
 # verb -> the line that `proteinlm --help` shows; the module of the same name holds `command`
 VERBS = {
+    "download": "Fetch a corpus release from its publisher.",
     "ingest": "Read FASTA files into a corpus of shards.",
     "inspect": "Say what a corpus, a checkpoint or a recipe is.",
     "verify": "Check every digest of a corpus and name the first bytes that are damaged.",
