@@ -14,7 +14,7 @@ import json
 import math
 import tomllib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,6 +143,11 @@ def _walk(kind: Any, location: list[str]) -> tuple[list[str], list[str]]:
     known: list[str] = []
     current: Any = kind
     for step in location:
+        if _is_collection(current):
+            # a place in a list or a name in a mapping: what is there is of the type of its items
+            current = [kind for kind in typing.get_args(current) if kind is not ...][-1]
+            shown.append(step)
+            continue
         members = [m for m in _members(current) if dataclasses.is_dataclass(m)]
         tagged = [m for m in members if step in _tags(m)] if len(members) > 1 else []
         if tagged:
@@ -153,6 +158,11 @@ def _walk(kind: Any, location: list[str]) -> tuple[list[str], list[str]]:
         shown.append(step)
         current = hints.get(step)
     return known, shown
+
+
+def _is_collection(kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    return isinstance(origin, type) and issubclass(origin, Collection)
 
 
 def _members(kind: Any) -> Iterator[Any]:

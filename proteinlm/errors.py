@@ -43,3 +43,7 @@ class OutputError(ProteinLMError):
 
 class UnavailableError(ProteinLMError):
     """A library, device or implementation that this machine does not have."""
+
+
+class DownloadError(ProteinLMError):
+    """A file that its publisher's server does not give, or that is not what the publisher says."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -40,6 +41,20 @@ def test_table_becomes_its_dataclass():
     parsed = config.parse(Outer, table, source="run.toml")
     assert parsed.model.betas == (0.1, 0.2)
     assert parsed.model.attention.kind == "softmax"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shelf:
+    books: tuple[Inner, ...] = ()
+    rooms: Mapping[str, Inner] = field(default_factory=dict)
+
+
+def test_misspelt_names_in_lists_and_mappings_get_a_suggestion():
+    table = {"books": [{}, {"num_layer": 1}], "rooms": {"attic": {"rat": 1.0}}}
+    with pytest.raises(ConfigError) as caught:
+        config.parse(Shelf, table, source="x")
+    assert "books.1.num_layer: no such setting; did you mean 'num_layers'?" in str(caught.value)
+    assert "rooms.attic.rat: no such setting; did you mean 'rate'?" in str(caught.value)
 
 
 def test_dataclass_survives_the_way_through_a_table():

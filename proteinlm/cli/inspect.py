@@ -13,6 +13,7 @@ import click
 from proteinlm.cli.terminal import TerminalProgress, note
 
 if TYPE_CHECKING:
+    from proteinlm.corpus.manifest import ManifestFile
     from proteinlm.corpus.summary import SequenceSummary
 
 EXAMPLE = """\b
@@ -26,7 +27,7 @@ Description = tuple[dict[str, Any], list[str]]
 
 @click.command(epilog=EXAMPLE)
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--verify", is_flag=True, help="Read every shard of a corpus again and compare its sha256.")
+@click.option("--verify", is_flag=True, help="Read every shard of a corpus again, as proteinlm verify does.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(path: Path, verify: bool, as_json: bool) -> None:
     """Say what PATH is and what it holds.
@@ -43,12 +44,11 @@ def command(path: Path, verify: bool, as_json: bool) -> None:
 
 
 def _verify(path: Path, kind: str) -> None:
-    from proteinlm.corpus import open_corpus
+    from proteinlm.corpus import open_corpus, verify_corpus
 
     if kind != "corpus":
         raise click.UsageError(f"--verify is for a corpus, and {path} is a {kind}")
-    corpus = open_corpus(path)
-    corpus.verify(TerminalProgress())
+    verify_corpus(open_corpus(path), progress=TerminalProgress())
     note(f"every shard has the sha256 that {path} says")
 
 
@@ -129,10 +129,23 @@ def _manifest(path: Path) -> Description:
     lines = [
         f"{manifest.name}: {manifest.description}",
         f"{manifest.release}, {manifest.licence}, {manifest.credit}",
-        *(f"{file.path}: {file.records:,} records, {file.residues:,} residues" for file in manifest.files),
-        f"ingest it with: proteinlm ingest --manifest {path} -o corpus/",
+        *(f"{file.path}: {_amounts(file)}" for file in manifest.files),
+        f"ingest it with: proteinlm ingest --manifest {path} -o corpus/"
+        if all((path.parent / file.path).exists() for file in manifest.files)
+        else f"fetch it with: proteinlm download {path} -o {manifest.name}/",
     ]
     return config.to_table(manifest), lines
+
+
+def _amounts(file: ManifestFile) -> str:
+    """Return how much a file holds, or once held."""
+    rough = file.approximate
+    amounts = {
+        name: getattr(file if getattr(file, name) is not None or rough is None else rough, name)
+        for name in ("records", "residues", "bytes")
+    }
+    said = ", ".join(f"{amount:,} {name}" for name, amount in amounts.items() if amount is not None)
+    return f"{said} (approximate, as of {rough.as_of})" if rough is not None and file.records is None else said
 
 
 def _recipe(path: Path) -> Description:

@@ -17,8 +17,11 @@ from proteinlm.errors import ProteinLMError
 
 # verb -> the line that `proteinlm --help` shows; the module of the same name holds `command`
 VERBS = {
+    "download": "Fetch a corpus release from its publisher.",
     "ingest": "Read FASTA files into a corpus of shards.",
     "inspect": "Say what a corpus, a checkpoint or a recipe is.",
+    "verify": "Check every digest of a corpus and name the first bytes that are damaged.",
+    "export": "Write the sequences of a corpus as FASTA.",
     "train": "Train a masked language model from a recipe.",
     "evaluate": "Measure a checkpoint on the validation splits of a corpus.",
     "embed": "Write embeddings of the sequences in a FASTA file.",

@@ -86,6 +86,8 @@ class _Log:
         self._last = now
         of_total = "" if self._total is None else f" of {self._total:,}"
         parts = [f"{self._task}: {self._done:,}{of_total} {self._unit}", f"{seconds(self._start)} so far"]
+        if self._unit == "B":
+            parts.append(f"{(self._done - self._before) / max(now - self._start, 1e-9) / 1e6:,.1f} MB/s")
         if self._total and self._done > self._before:
             left = (now - self._start) * (self._total - self._done) / (self._done - self._before)
             parts.append(f"about {_said(left)} left")

@@ -1,28 +1,41 @@
 """The room corpus: protein sequences in shards, with splits that do not leak."""
 
+from proteinlm.corpus.download import DownloadReport, download, find_manifest, shipped_manifests
+from proteinlm.corpus.export import ExportReport, export_fasta
 from proteinlm.corpus.ingestion import IngestionConfig, IngestionReport, ingest, ingest_manifest
 from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD
 from proteinlm.corpus.manifest import Manifest, is_manifest, read_manifest
 from proteinlm.corpus.shard_reader import Corpus, SequenceSet, SplitSummary, open_corpus
 from proteinlm.corpus.splitting import SplittingConfig
 from proteinlm.corpus.summary import summarise_corpus, summarise_fasta
+from proteinlm.corpus.verification import VerificationReport, verify_corpus
+from proteinlm.corpus.web_server import DownloadConfig
 
 __all__ = [
     "TRAIN",
     "VALIDATION_IID",
     "VALIDATION_OOD",
     "Corpus",
+    "DownloadConfig",
+    "DownloadReport",
+    "ExportReport",
     "IngestionConfig",
     "IngestionReport",
     "Manifest",
     "SequenceSet",
     "SplitSummary",
     "SplittingConfig",
+    "VerificationReport",
+    "download",
+    "export_fasta",
+    "find_manifest",
     "ingest",
     "ingest_manifest",
     "is_manifest",
     "open_corpus",
     "read_manifest",
+    "shipped_manifests",
     "summarise_corpus",
     "summarise_fasta",
+    "verify_corpus",
 ]

@@ -27,6 +27,10 @@ TOKENS_DATASET = "tokens"
 OFFSETS_DATASET = "offsets"
 IDENTIFIERS_DATASET = "identifiers"
 IDENTIFIER_OFFSETS_DATASET = "identifier_offsets"
+CONTENT_DATASETS = (TOKENS_DATASET, OFFSETS_DATASET, IDENTIFIERS_DATASET, IDENTIFIER_OFFSETS_DATASET)
+
+# a shard file has a digest for each of its blocks, which tell where in a damaged file the damage is
+BLOCK_BYTES = 1 << 20
 
 
 def shard_file(split: str, number: int) -> str:
@@ -36,12 +40,17 @@ def shard_file(split: str, number: int) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
-    """One shard file; ``sha256`` is of its four datasets' bytes, one after the other."""
+    """One shard file; ``sha256`` is of its four datasets' bytes, one after the other.
+
+    ``block_digests`` holds the xxh3_64 of every block of the file, each 16 hex digits, joined; it is
+    empty in corpora that were written before there was one.
+    """
 
     file: str
     num_sequences: int
     num_residues: int
     sha256: str
+    block_digests: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,47 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Approximation:
+    """What was once published or counted of a file that changes with every release."""
+
+    as_of: str  # the release or the day
+    source: str
+    records: int | None = None
+    residues: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ManifestFile:
-    """One file of sequences; ``path`` is relative to the manifest."""
+    """One file of sequences; ``path`` is relative to the manifest.
+
+    A file with a ``url`` can be downloaded, and may leave its digest to the publisher's ``checksums``.
+    """
 
     path: str
-    sha256: str
-    bytes: int
-    records: int
-    residues: int
+    url: str = ""
+    checksums: str = ""  # address of a metalink
+    sha256: str = ""
+    bytes: int | None = None
+    records: int | None = None
+    residues: int | None = None
+    approximate: Approximation | None = None
     purpose: str = ""
 
     def __post_init__(self) -> None:
-        _check_sha256(self.sha256)
+        _check_path(self.path)
+        if self.sha256:
+            _check_sha256(self.sha256)
+        elif not self.checksums:
+            raise ValueError(f"{self.path}: nothing says what it must be; expected sha256, or checksums")
+        for address in (self.url, self.checksums):
+            if address and not re.match("https?://[^/]", address):
+                raise ValueError(f"{self.path}: '{address}' is no address; expected https://…")
+        if self.checksums and not self.url:
+            raise ValueError(f"{self.path}: has checksums but no url")
+        missing = [name for name in ("bytes", "records", "residues") if getattr(self, name) is None]
+        if missing and not self.url:
+            raise ValueError(f"{self.path}: {missing[0]} is required of a file without url")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +136,11 @@ def is_manifest(table: Mapping[str, Any]) -> bool:
     return not _TELLING.isdisjoint(table)
 
 
+def _check_path(path: str) -> None:
+    if not path or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"path '{path}' leads away from the manifest; expected a file beside or below it")
+
+
 def _check_sha256(text: str) -> None:
     if not _SHA256.fullmatch(text):
         raise ValueError(f"sha256 '{text}' is not 64 hex digits in lower case")
@@ -123,6 +158,24 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestError(str(error)) from error
 
 
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest that ``read_manifest`` reads as the same."""
+    path.write_text("\n".join(_toml_lines(config.to_table(manifest))) + "\n", encoding="utf-8")
+
+
+def _toml_lines(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the lines of a table: its values, then its tables, then its lists of tables."""
+    for name, value in table.items():
+        if isinstance(value, str | int | float):
+            # a JSON string is a TOML string, but for a character that TOML wants escaped
+            yield f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
+    for name, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from ("", f"[{prefix}{name}]", *_toml_lines(value, f"{prefix}{name}."))
+        for item in value if isinstance(value, list) else []:
+            yield from ("", f"[[{prefix}{name}]]", *_toml_lines(item, f"{prefix}{name}."))
+
+
 def check_sizes(path: Path, manifest: Manifest) -> None:
     """Refuse files that are missing or of another size, before anything is read.
 
@@ -135,7 +188,7 @@ def check_sizes(path: Path, manifest: Manifest) -> None:
         file = path.parent / entry.path
         if not file.is_file():
             raise ManifestError(f"{file}: no such file, though {path} names it")
-        if (size := file.stat().st_size) != entry.bytes:
+        if entry.bytes is not None and (size := file.stat().st_size) != entry.bytes:
             raise ManifestError(f"{file}: has {size:,} bytes where {path} says {entry.bytes:,}")
 
 
@@ -167,7 +220,8 @@ def check_splits(path: Path, manifest: Manifest, splits: Mapping[str, SplitEntry
         _expect(path, name, "residues", splits[name].num_residues, expected.residues)
 
 
-def _expect(path: Path, subject: str, what: str, found: int | str, expected: int | str) -> None:
-    if found != expected:
+def _expect(path: Path, subject: str, what: str, found: int | str, expected: int | str | None) -> None:
+    # what a manifest leaves open is whatever it is
+    if expected not in {None, found, ""}:
         shown = [f"{value:,}" if isinstance(value, int) else value for value in (found, expected)]
         raise ManifestError(f"{subject}: {what} is {shown[0]} where {path} says {shown[1]}")

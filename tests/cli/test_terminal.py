@@ -24,3 +24,13 @@ def test_long_task_writes_whole_lines_to_a_log(capsys, monkeypatch):
     assert captured.out == ""
     assert captured.err.startswith("training: 1 of 4 steps, ")
     assert captured.err.endswith("left, loss 2.89\n")
+
+
+def test_a_log_of_bytes_says_how_fast_they_come(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "LOG_INTERVAL", 0.0)
+    progress = TerminalProgress()
+    progress.start("downloading a.gz", 4_000_000, "B")
+    progress.advance(1_000_000)
+    text = capsys.readouterr().err
+    assert text.startswith("downloading a.gz: 1,000,000 of 4,000,000 B, ")
+    assert " MB/s, about " in text

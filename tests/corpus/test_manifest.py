@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 import shutil
 
 import pytest
 
-from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest_manifest, read_manifest
+from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest_manifest, read_manifest, shipped_manifests
+from proteinlm.corpus.manifest import write_manifest
 from proteinlm.errors import ManifestError, ProteinLMError
 from proteinlm.sequence import encode, read_fasta
 
@@ -20,6 +23,7 @@ def release(tmp_path):
     fasta = f">first\n{RESIDUES}\n".encode()
     (tmp_path / "tiny.fasta").write_bytes(fasta)
     fields = {
+        "path": "tiny.fasta",
         "sha256": hashlib.sha256(fasta).hexdigest(),
         "bytes": len(fasta),
         "records": 1,
@@ -34,7 +38,7 @@ def release(tmp_path):
         path.write_text(
             'name = "tiny"\nrelease = "1"\ndescription = "one protein"\nlicence = "CC0 1.0"\nlicence_url = "none"\n'
             'credit = "nobody"\ncitation = "none"\nheader_grammar = ">NAME"\n'
-            f'[[files]]\npath = "tiny.fasta"\nsha256 = "{values["sha256"]}"\nbytes = {values["bytes"]}\n'
+            f'[[files]]\npath = "{values["path"]}"\nsha256 = "{values["sha256"]}"\nbytes = {values["bytes"]}\n'
             f"records = {values['records']}\nresidues = {values['residues']}\n{values['more']}\n"
             f"[splitting]\nvalidation_share = 0.0\n[expected.train]\nsequences = {values['train']}\nresidues = 22\n"
         )
@@ -60,8 +64,18 @@ def test_files_that_are_the_release_are_ingested_with_its_name(release, tmp_path
         ({"sha256": "abc"}, "sha256 'abc' is not 64 hex digits"),
         ({"more": "md5 = 'x'"}, r"files\.0\.md5: no such setting"),
         ({"bytes": "'many'"}, r"files\.0\.bytes: "),
+        ({"more": "checksum = 'x'"}, r"files\.0\.checksum: no such setting; did you mean 'checksums'\?"),
+        ({"train": "1\nsequencs = 2"}, r"expected\.train\.sequencs: no such setting; did you mean 'sequences'\?"),
+        ({"more": "url = 'ftp://x/y'"}, "tiny.fasta: 'ftp://x/y' is no address; expected https"),
+        ({"more": "checksums = 'https://x/y'"}, "tiny.fasta: has checksums but no url"),
+        ({"sha256": ""}, "tiny.fasta: nothing says what it must be; expected sha256, or checksums"),
+        ({"path": "../tiny.fasta"}, r"path '\.\./tiny\.fasta' leads away from the manifest"),
+        ({"path": "/tiny.fasta"}, "path '/tiny.fasta' leads away from the manifest"),
     ],
-    ids=["sha256", "bytes", "records", "residues", "expected split", "malformed sha256", "unknown field", "type"],
+    ids=[
+        *("sha256", "bytes", "records", "residues", "expected split", "malformed sha256", "unknown field", "type"),
+        *("misspelt", "misspelt split", "ftp", "checksums alone", "no digest", "path upwards", "path from the root"),
+    ],
 )
 def test_files_and_fields_that_do_not_fit_are_refused_and_leave_no_output(release, tmp_path, replaced, message):
     with pytest.raises(ManifestError, match=message):
@@ -127,3 +141,34 @@ def test_as_many_queries_are_in_the_sample_as_its_documents_say(sample_corpus, s
     assert found == ("37 of the 404", "33 of 36 distinct")
     readme = " ".join((sample_manifest.parent / "README.md").read_text().split())
     assert [(part in entry.purpose, part in readme) for part in found] == [(True, True)] * 2
+
+
+@pytest.mark.parametrize("name", shipped_manifests())
+def test_every_manifest_that_is_shipped_can_be_read(name):
+    manifest = read_manifest(shipped_manifests()[name])
+    assert manifest.name == name
+    for file in manifest.files:
+        # either all is exact, or it is said that and when it was counted
+        assert (file.sha256 and file.records) or (file.checksums and file.approximate.as_of and file.approximate.source)
+
+
+@pytest.mark.parametrize("name", shipped_manifests())
+def test_a_manifest_that_is_written_reads_as_the_same(name, tmp_path):
+    manifest = read_manifest(shipped_manifests()[name])
+    write_manifest(tmp_path / "again.toml", manifest)
+    assert read_manifest(tmp_path / "again.toml") == manifest
+
+
+def test_texts_of_any_characters_survive_writing(release, tmp_path):
+    manifest = dataclasses.replace(read_manifest(release()), description='"quoted" \\ \t \n \x01 \x7f é \U0001f9ec')
+    write_manifest(tmp_path / "again.toml", manifest)
+    assert read_manifest(tmp_path / "again.toml") == manifest
+
+
+def test_every_field_and_every_manifest_is_explained(project_root):
+    from proteinlm.corpus.manifest import Approximation, Manifest, ManifestClusters, ManifestFile
+
+    readme = (project_root / "data_manifests" / "README.md").read_text()
+    kinds = (Manifest, ManifestFile, ManifestClusters, Approximation)
+    names = {field.name for kind in kinds for field in dataclasses.fields(kind)} | set(shipped_manifests())
+    assert [name for name in sorted(names) if not re.search(rf"[`.[]{name}[`\].]", readme)] == []

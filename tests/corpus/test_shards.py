@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest, layout, open_corpus
-from proteinlm.corpus.shard_reader import SequenceSet, _open_shard
+from proteinlm.corpus.shard_reader import SequenceSet, open_shard
 from proteinlm.corpus.shard_writer import ShardWriter
 from proteinlm.errors import ShardError
 from proteinlm.sequence import decode, encode
@@ -50,7 +50,7 @@ def test_any_sequences_come_back_from_shards_of_any_size(proteins, shard_residue
         for identifier, residues in proteins:
             writer.add(identifier, encode(residues).tokens)
         entry = writer.close()
-        found = SequenceSet([_open_shard(Path(folder) / shard.file, shard) for shard in entry.shards])
+        found = SequenceSet([open_shard(Path(folder) / shard.file, shard) for shard in entry.shards])
         assert [found.identifier(n) for n in range(len(found))] == [identifier for identifier, _ in proteins]
         assert [found.tokens(n).tolist() for n in range(len(found))] == [
             encode(residues).tokens.tolist() for _, residues in proteins
@@ -180,28 +180,6 @@ def test_offsets_out_of_order_or_bounds_are_refused_when_mapped(corpus, dataset,
     sequences = corpus.sequences("train")
     with pytest.raises(ShardError, match=rf"train-00000\.h5: dataset '{dataset}' does not rise from 0 to "):
         sequences.tokens(0), sequences.identifier(0)
-
-
-def test_verify_passes_a_whole_corpus(corpus):
-    corpus.verify()
-
-
-def test_verify_names_the_first_shard_with_a_changed_residue(corpus):
-    for number in (2, 1):
-        with h5py.File(corpus.path / f"train-0000{number}.h5", "r+") as file:
-            file["tokens"][0] = 24
-    with pytest.raises(ShardError, match=r"train-00001\.h5: is damaged \(its content has sha256"):
-        corpus.verify()
-
-
-def test_verify_finds_exchanged_token_counts(corpus):
-    def exchange(split):
-        counts = split["token_counts"]
-        counts[4], counts[5] = counts[5], counts[4]
-
-    _change_split(corpus, exchange)
-    with pytest.raises(ShardError, match=r"splits\.train\.token_counts are not those of its shards"):
-        open_corpus(corpus.path).verify()
 
 
 def test_missing_shard_is_named(corpus):
