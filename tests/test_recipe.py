@@ -109,6 +109,15 @@ def test_exact_attention_of_a_shared_model_keeps_keys_shared():
     assert _chosen_attention(shared, ["kind=lsh", "num_hashes=8"]) == LshConfig(num_hashes=8)
 
 
+def test_separate_hashing_that_samples_all_keys_measures_as_exact_attention(run, tiny_corpus):
+    whole = ["kind=lsh", "shared_query_key=false", "chunk_length=8", "num_sampled_keys=100000"]
+    hashed, exact = (
+        evaluate_checkpoint(run[0], tiny_corpus, attention=chosen).results[0] for chosen in (whole, ["kind=softmax"])
+    )
+    assert hashed.figures()["attention"] == "separate-QK lsh, 100,000 sampled keys"
+    assert hashed.model.loss == pytest.approx(exact.model.loss, abs=1e-5)
+
+
 def test_unknown_mechanism_is_refused_by_name(run, tiny_corpus):
     with pytest.raises(ConfigError, match=r"attention\.kind: is 'softmx'"):
         evaluate_checkpoint(run[0], tiny_corpus, attention=["kind=softmx"])

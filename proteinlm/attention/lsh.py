@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.attention.choices import Choices
-from proteinlm.attention.interface import Attention
+from proteinlm.attention.redrawn import RedrawnAttention
 from proteinlm.attention.unread import keep_in_graph
 from proteinlm.errors import ShapeError
 from proteinlm.ops import lsh_attention as ops
@@ -63,7 +63,7 @@ def _default(name: str) -> object:
     return next(field.default for field in dataclasses.fields(LshConfig) if field.name == name)
 
 
-class LshAttention(Attention):
+class LshAttention(RedrawnAttention):
     """softmax(q_i·k_j / sqrt(K)) v_j, k_j = q_j / |q_j|, over the keys that share a chunk in some hash round.
 
     A key that several rounds find counts once. A position sees itself only where it sees nothing else; a hidden
@@ -72,26 +72,15 @@ class LshAttention(Attention):
     Rotations are a pure function of (seed, layer, draw, round), neither parameter nor buffer, and the same for
     all heads. Evaluation uses those of the last step. In the causal form no query sees a later key, but
     which earlier ones it sees depends on where later tokens fall in the order of buckets.
-
-    Attributes:
-        draw: which rotations are in use; ``set_step`` sets it and so may you.
     """
 
-    is_exact = False
     shares_query_key = True
 
     def __init__(self, config: LshConfig, *, head_dim: int, layer: int, seed: int) -> None:
-        super().__init__(head_dim)
+        super().__init__(head_dim=head_dim, layer=layer, seed=seed, redraw_interval=config.redraw_interval)
         assert config.shared_query_key, "separate queries and keys are lsh_separate's"
         self.config = config
-        self.layer = layer
-        self.seed = seed
-        self.draw = 0
         self._drawn: dict[tuple[int, torch.device], Tensor] = {}
-
-    def set_step(self, step: int) -> None:
-        """Use the rotations of optimiser step ``step``: draw number step // redraw_interval."""
-        self.draw = step // self.config.redraw_interval if self.config.redraw_interval else 0
 
     def rotations(self, device: torch.device | str = "cpu") -> Tensor:
         """Return the rotations in use as rotations_R2KF, float64."""

@@ -5,33 +5,21 @@ from __future__ import annotations
 from torch import Tensor
 
 from proteinlm.attention.choices import Choices
-from proteinlm.attention.interface import Attention
 from proteinlm.attention.lsh import LshConfig
+from proteinlm.attention.redrawn import RedrawnAttention
 from proteinlm.ops import sampled_attention as ops
 
 
-class SeparateLshAttention(Attention):
+class SeparateLshAttention(RedrawnAttention):
     """Softmax attention estimated from the block of keys that a hash finds, and from a weighted sample of the others.
 
     Numerator and normaliser are unbiased, so it reads weights of a model that was trained with softmax. Hash and sample
     are a pure function of (seed, layer, draw), neither parameter nor buffer: no checkpoint holds them.
-
-    Attributes:
-        draw: which hash and sample are in use; ``set_step`` sets it and so may you.
     """
 
-    is_exact = False
-
     def __init__(self, config: LshConfig, *, head_dim: int, layer: int, seed: int) -> None:
-        super().__init__(head_dim)
+        super().__init__(head_dim=head_dim, layer=layer, seed=seed, redraw_interval=config.redraw_interval)
         self.config = config
-        self.layer = layer
-        self.seed = seed
-        self.draw = 0
-
-    def set_step(self, step: int) -> None:
-        """Use the draw of optimiser step ``step``: number step // redraw_interval."""
-        self.draw = step // self.config.redraw_interval if self.config.redraw_interval else 0
 
     @property
     def sampling(self) -> ops.BlockSampling:
@@ -48,10 +36,6 @@ class SeparateLshAttention(Attention):
         """Name the settings that tell one mechanism from another."""
         return f"blocks of {self.config.chunk_length}, {self.config.num_sampled_keys} sampled keys"
 
-    def _orders(self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
-        planes_NK = ops.hash_planes(self.head_dim, seed=self.seed, layer=self.layer, draw=self.draw)
-        return ops.hash_orders(q_BLHK, k_BLHK, planes_NK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-
     def _attend_form(
         self,
         q_BLHK: Tensor,
@@ -65,7 +49,7 @@ class SeparateLshAttention(Attention):
         if is_causal:
             return self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens)
         kept = Choices() if choices is None else choices
-        orders_2HT = kept.make(lambda: self._orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens))
+        orders_2HT = kept.make(lambda: self.hash_orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens))
         return ops.sampled_attention(
             q_BLHK, k_BLHK, v_BLHK, orders_2HT, self.sampling, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
         )
@@ -88,7 +72,7 @@ class SeparateLshAttention(Attention):
         if is_causal:
             return self._map_causal(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens, rows)
         options = {"key_mask_BL": key_mask_BL, "cu_seqlens": cu_seqlens}
-        orders_2HT = self._orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens)
+        orders_2HT = self.hash_orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens)
         # each head has a sample of its own
         return ops.sampled_map(q_BLHK, k_BLHK, orders_2HT, self.sampling, rows=rows, heads=heads, **options)
 

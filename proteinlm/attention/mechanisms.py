@@ -63,13 +63,25 @@ def build_attention(config: Any, *, head_dim: int, layer: int, seed: int) -> Att
 def listed_name(config: Any) -> str:
     """Return the name under which results of ``config``, one of ``AttentionConfig``, are listed.
 
-    FAVOR+ that computes short segments exactly is listed apart from FAVOR+ by its features alone.
+    FAVOR+ that computes short segments exactly is listed apart from FAVOR+ by its features alone, and LSH
+    attention with its rounds, which may differ between runs of the same weights.
     """
+    if isinstance(config, LshConfig):
+        return _listed_lsh(config)
     if getattr(config, "shared_query_key", False):
         return f"shared-QK {config.kind}"
+    if isinstance(config, ScatterbrainConfig):
+        return f"{config.kind} {config.num_random_features}"
     if not isinstance(config, FavorConfig):
         return str(config.kind)
     if config.feature_map == "generalised":
         return f"generalised {config.kernel_function} {config.num_random_features}"
     name = f"FAVOR+ {config.num_random_features}"
     return f"adaptive {name}, exact below {config.exact_below:,}" if config.exact_below else name
+
+
+def _listed_lsh(config: LshConfig) -> str:
+    if config.shared_query_key:
+        rounds = "1 round" if config.num_hashes == 1 else f"{config.num_hashes} rounds"
+        return f"shared-QK lsh, {rounds}"
+    return f"separate-QK lsh, {config.num_sampled_keys:,} sampled keys"

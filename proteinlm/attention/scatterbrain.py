@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from proteinlm.attention.choices import Choices
-from proteinlm.attention.interface import Attention
+from proteinlm.attention.redrawn import RedrawnAttention
 from proteinlm.ops import scatterbrain_attention as ops
 from proteinlm.ops.random_features import accumulation_dtype, feature_rows, projection_rows
-from proteinlm.ops.sampled_attention import hash_orders, hash_planes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,30 +47,18 @@ class ScatterbrainConfig:
         return 2 if self.feature_map == "hyperbolic" else 1
 
 
-class ScatterbrainAttention(Attention):
+class ScatterbrainAttention(RedrawnAttention):
     """Softmax attention whose pairs are exact where a hash finds them, and estimated by random features elsewhere.
 
     Sharp weights are caught by the hash, diffuse ones by the features; each alone fails on the other kind. Rows and
     hash are a pure function of (seed, layer, draw), neither parameter nor buffer: no checkpoint holds them and
     ``half()`` leaves them float32.
-
-    Attributes:
-        draw: which rows and hash are in use; ``set_step`` sets it and so may you.
     """
 
-    is_exact = False
-
     def __init__(self, config: ScatterbrainConfig, *, head_dim: int, layer: int, seed: int) -> None:
-        super().__init__(head_dim)
+        super().__init__(head_dim=head_dim, layer=layer, seed=seed, redraw_interval=config.redraw_interval)
         self.config = config
-        self.layer = layer
-        self.seed = seed
-        self.draw = 0
         self._drawn: tuple[int, Tensor] | None = None
-
-    def set_step(self, step: int) -> None:
-        """Use the draw of optimiser step ``step``: number step // redraw_interval."""
-        self.draw = step // self.config.redraw_interval if self.config.redraw_interval else 0
 
     def rows(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the rows in use as rows_MK, as ``scatterbrain_attention`` takes them."""
@@ -95,10 +82,6 @@ class ScatterbrainAttention(Attention):
         features = f"{config.num_random_features} {config.feature_map} {config.projection} features"
         return f"{features}, blocks of {config.block_length}"
 
-    def _orders(self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
-        planes_NK = hash_planes(self.head_dim, seed=self.seed, layer=self.layer, draw=self.draw)
-        return hash_orders(q_BLHK, k_BLHK, planes_NK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-
     def _attend_form(
         self,
         q_BLHK: Tensor,
@@ -112,7 +95,7 @@ class ScatterbrainAttention(Attention):
         if is_causal:
             return self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens)
         kept = Choices() if choices is None else choices
-        orders_2HT = kept.make(lambda: self._orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens))
+        orders_2HT = kept.make(lambda: self.hash_orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens))
         return ops.scatterbrain_attention(
             q_BLHK,
             k_BLHK,
@@ -136,7 +119,7 @@ class ScatterbrainAttention(Attention):
             q_BLHK,
             k_BLHK,
             self.rows(q_BLHK.device, accumulation_dtype(q_BLHK, k_BLHK)),
-            self._orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens),
+            self.hash_orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens),
             block_length=self.config.block_length,
             key_mask_BL=key_mask_BL,
             cu_seqlens=cu_seqlens,

@@ -80,10 +80,15 @@ def test_a_table_names_its_mechanism_by_kind(kind):
         (FavorConfig(num_random_features=64), "FAVOR+ 64"),
         (FavorConfig(num_random_features=64, exact_below=1000), "adaptive FAVOR+ 64, exact below 1,000"),
         (FavorConfig(num_random_features=64, feature_map="generalised"), "generalised relu 64"),
+        (SoftmaxConfig(shared_query_key=True), "shared-QK softmax"),
+        (LshConfig(num_hashes=8), "shared-QK lsh, 8 rounds"),
+        (LshConfig(num_hashes=1), "shared-QK lsh, 1 round"),
+        (LshConfig(shared_query_key=False, num_sampled_keys=1024), "separate-QK lsh, 1,024 sampled keys"),
+        (ScatterbrainConfig(num_random_features=64), "scatterbrain 64"),
     ],
-    ids=["softmax", "favor", "adaptive", "generalised"],
+    ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_results_list_adaptive_favor_apart_from_favor(config, name):
+def test_results_list_apart_what_computes_apart(config, name):
     assert listed_name(config) == name
 
 

@@ -83,5 +83,28 @@ def test_second_run_into_a_folder_is_refused(run, tiny_corpus):
     assert "already holds a run" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def hashed(tiny_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hashed")
+    (folder / "run.toml").write_text(RECIPE + '[model.attention]\nkind = "lsh"\nchunk_length = 16\n')
+    done = _proteinlm("train", folder / "run.toml", "--corpus", tiny_corpus, "--output", folder / "run")
+    return folder / "run", done
+
+
+def test_a_model_trained_with_four_rounds_is_evaluated_with_eight(hashed, tiny_corpus):
+    run, trained = hashed
+    done = _proteinlm("evaluate", run, "--corpus", tiny_corpus, "--set", "num_hashes=8")
+    assert (trained.returncode, done.returncode) == (0, 0), trained.stderr + done.stderr
+    endings = [{line.rpartition("by ")[2] for line in text.splitlines()} for text in (trained.stdout, done.stdout)]
+    assert endings == [{"shared-QK lsh, 4 rounds"}, {"shared-QK lsh, 8 rounds"}]
+
+
+def test_shared_queries_and_keys_are_not_read_by_another_kind(hashed, tiny_corpus):
+    done = _proteinlm("evaluate", hashed[0], "--corpus", tiny_corpus, "--set", "kind=favor")
+    assert done.returncode == 1
+    assert "project shared queries and keys; expected lsh or softmax" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_wrong_usage_ends_with_code_2():
     assert _proteinlm("train").returncode == 2

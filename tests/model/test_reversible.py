@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from proteinlm.attention import SoftmaxConfig
+from proteinlm.attention import LshConfig, ScatterbrainConfig, SoftmaxConfig
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.mechanisms import MECHANISMS
 from proteinlm.errors import ConfigError, PrecisionError
@@ -19,6 +19,14 @@ from tests.model.conftest import residues, step_peak
 TOLERANCE = 1e-10
 
 LENGTH = 23
+
+# each kind, those that hash with so few positions together that a window falls into several chunks or blocks
+ATTENTION = {kind: config() for kind, (config, _) in MECHANISMS.items()} | {
+    "lsh": LshConfig(chunk_length=3, num_hashes=2),
+    "lsh, separate": LshConfig(shared_query_key=False, chunk_length=3, num_sampled_keys=4),
+    "scatterbrain": ScatterbrainConfig(num_random_features=16, block_length=3),
+}
+
 LAYOUTS = {
     "windows": {},
     "packed": {"cu_seqlens": torch.tensor([0, 9, 10, 23, 23 + 17, 46], dtype=torch.int32)},
@@ -87,9 +95,9 @@ def distance(one, other):
 
 @pytest.mark.parametrize("precision", ["float", "exact"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("kind", MECHANISMS)
+@pytest.mark.parametrize("kind", ATTENTION)
 def test_gradients_are_those_of_ordinary_autograd(build, by_autograd, kind, layout, precision):
-    attention = MECHANISMS[kind][0]()
+    attention = ATTENTION[kind]
     settings = {"num_layers": 3, "dropout": 0.1, "reversible": True, "reversible_precision": precision}
     whole = build(attention, **settings).train()
     model = build(attention, feed_forward_chunk=7, **settings).train()
@@ -301,7 +309,7 @@ def inputs_of_halves(monkeypatch):
 
 def deep(build, kind, precision, **settings):
     sizes = {"num_layers": 24, "hidden_size": 16, "num_heads": 2, "feed_forward_size": 16, "dropout": 0.1} | settings
-    model = build(MECHANISMS[kind][0](), reversible=True, reversible_precision=precision, **sizes).float().train()
+    model = build(ATTENTION[kind], reversible=True, reversible_precision=precision, **sizes).float().train()
     with torch.no_grad():
         for block in model.encoder.blocks:
             # increments as large as those of a trained model
@@ -311,7 +319,7 @@ def deep(build, kind, precision, **settings):
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", MECHANISMS)
+@pytest.mark.parametrize("kind", ATTENTION)
 def test_exact_streams_are_computed_back_to_the_bit(build, monkeypatch, kind, autocast):
     model = deep(build, kind, "exact", feed_forward_chunk=6)
     seen = inputs_of_halves(monkeypatch)
@@ -413,15 +421,15 @@ def test_two_passes_keep_their_own_choices(build):
 
 
 @pytest.mark.parametrize("precision", ["float", "exact"])
-@pytest.mark.parametrize("kind", MECHANISMS)
+@pytest.mark.parametrize("kind", ATTENTION)
 def test_memory_of_a_step_does_not_grow_with_depth(build, kind, precision):
     settings = {"reversible": True, "reversible_precision": precision, "dropout": 0.1}
-    peaks = [step_peak(build(MECHANISMS[kind][0](), num_layers=n, **settings), residues(64)) for n in (4, 32)]
+    peaks = [step_peak(build(ATTENTION[kind], num_layers=n, **settings), residues(64)) for n in (4, 32)]
     if precision == "exact":
         assert peaks[1] <= 1.05 * peaks[0]
     else:
         # int16 and int32 choices are kept; a mechanism that chooses nothing keeps nothing
-        ordinary = step_peak(build(MECHANISMS[kind][0](), num_layers=32), residues(64))
+        ordinary = step_peak(build(ATTENTION[kind], num_layers=32), residues(64))
         assert peaks[1] <= 1.05 * peaks[0] or peaks[1] < ordinary / 2
 
 

@@ -16,7 +16,7 @@ Source: Han et al., ICLR 2024, arXiv:2310.05869, for blocks and sample; Madow, A
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -91,6 +91,15 @@ def query_blocks(sizes: Sizes, num_sampled: int, most_weights: int) -> Blocks:
     num_others = sizes.num_visible[owner] - num_keys
     found = Blocks(sizes.start[owner], first, behind - first, number, first_key, num_keys, num_others)
     return Blocks(*(field[found.num_queries > 0] for field in found))
+
+
+def alike(sizes_FN: Tensor) -> Iterator[Tensor]:
+    """Yield the indices of columns of about equal sizes, (n, 1): filled up to the largest they waste little."""
+    # sizes of one class differ by a third at most
+    classes_FN = (sizes_FN.double() + 1).log().div(torch.tensor(4 / 3).log()).ceil().long()
+    owner_N = torch.unique(classes_FN, dim=1, return_inverse=True)[1]
+    for number in range(int(owner_N.max()) + 1 if len(owner_N) else 0):
+        yield (owner_N == number).nonzero()
 
 
 def _ceil(a: Tensor, b: Tensor | int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.ops.random_features import accumulation_dtype
-from proteinlm.ops.sampled_attention.blocks import Blocks, BlockSampling, block_sizes, drawn_ranks, query_blocks
+from proteinlm.ops.sampled_attention.blocks import Blocks, BlockSampling, alike, block_sizes, drawn_ranks, query_blocks
 from proteinlm.ops.segments import Segment, Tile, find_segments, finite_queries, row_bounds
 from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, reading_weights, sparse_softmax
 
@@ -106,14 +106,11 @@ def _log_weights(real_NJ: Tensor, drawn_ND: Tensor, num_others: Tensor, num_draw
 def _group(blocks: Blocks, num_sampled: int, num_heads: int) -> Iterator[Tensor]:
     """Yield the numbers of blocks of about equal sizes, all heads, whose weights fit one reading."""
     sizes = torch.stack((blocks.num_queries, blocks.num_keys, blocks.num_others.clamp(max=num_sampled)))
-    # sizes of one class differ by a third at most
-    classes = (sizes.double() + 1).log().div(torch.tensor(4 / 3).log()).ceil().long()
-    owner = torch.unique(classes, dim=1, return_inverse=True)[1]
-    for number in range(int(owner.max()) + 1 if len(owner) else 0):
-        members = (owner == number).nonzero()
+    for members in alike(sizes):
         num_queries, num_keys, num_drawn = (int(x.max()) for x in sizes[:, members[:, 0]])
         ids = (members * num_heads + torch.arange(num_heads)).flatten()
-        yield from ids.split(max(1, READING_ELEMENTS // (num_queries * (num_keys + num_drawn))))
+        most = READING_ELEMENTS // (num_queries * (num_keys + num_drawn))
+        yield from torch.split(ids, max(1, most))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.random_features import accumulation_dtype
-from proteinlm.ops.sampled_attention.blocks import Sizes, block_sizes
+from proteinlm.ops.sampled_attention.blocks import Sizes, alike, block_sizes
 from proteinlm.ops.scatterbrain_attention.blocks import (
     Keys,
     attend_blocks,
@@ -93,15 +93,11 @@ class Group(NamedTuple):
 def _groups(sizes: Sizes, orders_2HT: Tensor, num_features: int, head_dim: int) -> Iterator[Group]:
     device, num_heads = orders_2HT.device, orders_2HT.shape[1]
     shape = torch.stack((sizes.block, -(-sizes.length // sizes.block)))
-    # sizes of one class differ by a third at most
-    classes = (shape.double() + 1).log().div(torch.tensor(4 / 3).log()).ceil().long()
-    owner = torch.unique(classes, dim=1, return_inverse=True)[1]
-    for number in range(int(owner.max()) + 1 if len(owner) else 0):
-        members = (owner == number).nonzero()
+    for members in alike(shape):
         block, num_blocks = (int(x.max()) for x in shape[:, members[:, 0]])
         most = num_blocks * (block * (2 * num_features + block) + num_features * head_dim)
         units = (members * num_heads + torch.arange(num_heads)).flatten()
-        for ids in units.split(max(1, GROUP_ELEMENTS // most)):
+        for ids in torch.split(units, max(1, GROUP_ELEMENTS // most)):
             yield Group(Sizes(*(field[ids // num_heads].to(device) for field in sizes)), (ids % num_heads).to(device))
 
 

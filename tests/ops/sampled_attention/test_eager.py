@@ -95,27 +95,37 @@ def test_lengths_around_a_block_equal_the_reference(length):
 
 
 @functools.cache
-def estimates(num_draws: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weights of draws_DLL and the scores' exponentials of an example whose order stays the same."""
-    q, k = torch.randn(2, 1, 13, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    orders = hash_orders(q, k, hash_planes(4, seed=0, layer=0, draw=0))
-    drawn = [reference.pair_weights(orders, sampling(4, 3, draw), 1, 13)[0, 0] for draw in range(num_draws)]
-    return torch.stack(drawn), (q[0, :, 0] @ k[0, :, 0].T / 2).exp()
+def estimates(num_draws: int = 300) -> dict[str, list[torch.Tensor]]:
+    """Return normalisers_DHL and numerators_DLHK of many draws, and what they estimate, as normaliser_HL and so on.
+
+    Several segments, some positions hidden, hash and sample drawn each time. A key of the block weighs 1 and any other
+    one more, so the smallest weight beside exp(score) is 1 over the normaliser that was drawn.
+    """
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(1, 29, 2, 4, dtype=torch.float64, generator=generator) for _ in range(3))
+    seen = torch.rand(1, 29, generator=generator) < 0.8
+    options = {"key_mask_BL": seen, "cu_seqlens": torch.tensor([0, 11, 29], dtype=torch.int32)}
+    segment = torch.searchsorted(options["cu_seqlens"], torch.arange(29), right=True)
+    exact_HLL = (torch.einsum("bihk,bjhk->bhij", q, k)[0] / 2).exp() * ((segment[:, None] == segment) & seen)
+    normalisers, numerators = [], []
+    for draw in range(num_draws):
+        orders = hash_orders(q, k, hash_planes(4, seed=0, layer=0, draw=draw), **options)
+        weights_HLL = sampled_map(q, k, orders, sampling(4, 3, draw), **options)[0]
+        ratio_HL = torch.where(weights_HLL > 0, weights_HLL / exact_HLL, math.inf).amin(-1)
+        normalisers.append(1 / ratio_HL)
+        out_LHK = sampled_attention(q, k, v, orders, sampling(4, 3, draw), **options)[0]
+        numerators.append(out_LHK / ratio_HL.T[..., None])
+    return {
+        "normaliser": [torch.stack(normalisers), exact_HLL.sum(-1)],
+        "numerator": [torch.stack(numerators), torch.einsum("hij,jhk->ihk", exact_HLL, v[0])],
+    }
 
 
-def test_the_normaliser_is_unbiased():
-    weights_DLL, exact_LL = estimates()
-    drawn_DL = (weights_DLL * exact_LL).sum(-1)
-    error_L = (drawn_DL.mean(0) - exact_LL.sum(-1)).abs()
-    assert (error_L < 4 * drawn_DL.std(0) / math.sqrt(len(drawn_DL))).all()
-
-
-def test_the_numerator_is_unbiased():
-    weights_DLL, exact_LL = estimates()
-    v_LK = torch.randn(13, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    drawn_DLK = (weights_DLL * exact_LL) @ v_LK
-    error_LK = (drawn_DLK.mean(0) - exact_LL @ v_LK).abs()
-    assert (error_LK < 4 * drawn_DLK.std(0) / math.sqrt(len(drawn_DLK))).all()
+@pytest.mark.parametrize("part", ["normaliser", "numerator"])
+def test_numerator_and_normaliser_are_unbiased(part):
+    drawn, expected = estimates()[part]
+    error = (drawn.mean(0) - expected).abs()
+    assert (error < 4 * drawn.std(0) / math.sqrt(len(drawn))).all()
 
 
 @pytest.mark.parametrize("num_pads", [0, 1, 8, 96])

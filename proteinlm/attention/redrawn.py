@@ -1,0 +1,37 @@
+"""What mechanisms share that draw at random, and draw again as training goes on."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from proteinlm.attention.interface import Attention
+from proteinlm.ops.sampled_attention import hash_orders, hash_planes
+
+
+class RedrawnAttention(Attention):
+    """Attention whose random numbers are a pure function of (seed, layer, draw).
+
+    Attributes:
+        draw: which draw is in use; ``set_step`` sets it and so may you.
+        redraw_interval: optimiser steps between draws; 0 keeps the first.
+    """
+
+    is_exact = False
+
+    def __init__(self, *, head_dim: int, layer: int, seed: int, redraw_interval: int) -> None:
+        super().__init__(head_dim)
+        self.redraw_interval = redraw_interval
+        self.layer = layer
+        self.seed = seed
+        self.draw = 0
+
+    def set_step(self, step: int) -> None:
+        """Use the draw of optimiser step ``step``: number step // redraw_interval."""
+        self.draw = step // self.redraw_interval if self.redraw_interval else 0
+
+    def hash_orders(
+        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        """Return orders_2HT by the planes of the draw in use, of queries and of keys."""
+        planes_NK = hash_planes(self.head_dim, seed=self.seed, layer=self.layer, draw=self.draw)
+        return hash_orders(q_BLHK, k_BLHK, planes_NK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
