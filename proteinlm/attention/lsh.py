@@ -93,6 +93,10 @@ class LshAttention(Attention):
         """Use the rotations of optimiser step ``step``: draw number step // redraw_interval."""
         self.draw = step // self.config.redraw_interval if self.config.redraw_interval else 0
 
+    def draw_number(self) -> int:
+        """Return the number of the draw in use."""
+        return self.draw
+
     def rotations(self, device: torch.device | str = "cpu") -> Tensor:
         """Return the rotations in use as rotations_R2KF, float64."""
         key = (self.draw, torch.device(device))

@@ -33,6 +33,10 @@ class SeparateLshAttention(Attention):
         """Use the draw of optimiser step ``step``: number step // redraw_interval."""
         self.draw = step // self.config.redraw_interval if self.config.redraw_interval else 0
 
+    def draw_number(self) -> int:
+        """Return the number of the draw in use."""
+        return self.draw
+
     @property
     def sampling(self) -> ops.BlockSampling:
         """The blocks and the sample in use."""

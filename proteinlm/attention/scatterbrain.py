@@ -73,6 +73,10 @@ class ScatterbrainAttention(Attention):
         """Use the draw of optimiser step ``step``: number step // redraw_interval."""
         self.draw = step // self.config.redraw_interval if self.config.redraw_interval else 0
 
+    def draw_number(self) -> int:
+        """Return the number of the draw in use."""
+        return self.draw
+
     def rows(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the rows in use as rows_MK, as ``scatterbrain_attention`` takes them."""
         if self._drawn is None or self._drawn[0] != self.draw:

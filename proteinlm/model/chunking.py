@@ -135,6 +135,7 @@ class _Chunks(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
         check_backward("a computation in chunks")
+        plan.conditions.check_unchanged("a computation in chunks")
         return None, None, *plan.go_back(ctx.saved_tensors, ctx.needs_input_grad[2:], grad)
 
 

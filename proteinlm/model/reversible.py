@@ -151,6 +151,7 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         check_backward("the reversible trunk")
+        ctx.trunk.conditions.check_unchanged("the reversible trunk")
         to_start = ctx.needs_input_grad[0]
         one_BLD, two_BLD = ctx.trunk.go_back(ctx.saved_tensors, grads, to_start=to_start)
         return (one_BLD + two_BLD).to(ctx.trunk.input_dtype) if to_start else None, None, None

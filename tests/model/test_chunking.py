@@ -164,3 +164,11 @@ def test_the_way_back_computes_each_chunk_once_for_output_and_gradients(layer, t
     for gradient, other in zip([of_x, layer.weight.grad, layer.bias.grad], wanted, strict=True):
         assert (gradient - other).abs().max() < 1e-12
     assert x.grad is None
+
+
+def test_weight_that_changes_before_backward_is_an_error(layer, tensors):
+    found, _ = in_chunks(positions(layer), tensors[:1], tensors[1:], chunk_length=3, dim=1, modules=[layer])
+    with torch.no_grad():
+        layer.bias += 1
+    with pytest.raises(RuntimeError, match=r"in chunks computes again .* a weight has changed since the forward pass"):
+        found.sum().backward()

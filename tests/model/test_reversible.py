@@ -309,9 +309,35 @@ def test_copy_of_a_reversible_model_answers_alike(model):
     assert torch.equal(copy.deepcopy(model).eval().encode(windows()), model.eval().encode(windows()))
 
 
+def test_weight_that_changes_before_backward_is_an_error(model):
+    loss = loss_of(model)
+    with torch.no_grad():
+        model.encoder.blocks[1].feed_forward_norm.bias += 1
+    with pytest.raises(RuntimeError, match="a weight has changed since the forward pass; call backward"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("kind", [kind for kind, config in SMALL.items() if hasattr(config, "redraw_interval")])
+def test_draw_that_changes_before_backward_is_an_error(build, kind):
+    attention = dataclasses.replace(SMALL[kind], redraw_interval=10)
+    model = build(attention, reversible=True)
+    loss = loss_of(model)
+    model.set_step(9)
+    loss.backward()
+    loss = loss_of(model)
+    model.set_step(10)
+    with pytest.raises(RuntimeError, match="the random draw of a mechanism has changed since the forward pass"):
+        loss.backward()
+
+
 def test_backward_may_run_twice_where_the_graph_is_kept(model):
     loss = loss_of(model)
     loss.backward(retain_graph=True)
     first = take_gradients(model)
     loss.backward()
     assert distance(take_gradients(model), first) == 0
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="reversible_precision is Exact; expected 'float' or 'exact'"):
+        ModelConfig(reversible=True, reversible_precision="Exact")
