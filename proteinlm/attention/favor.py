@@ -131,6 +131,10 @@ class FavorAttention(Attention):
         """Use the draw of optimiser step ``step``: number step // redraw_interval."""
         self.redraw_index = step // self.config.redraw_interval if self.config.redraw_interval else 0
 
+    def draw_number(self) -> int:
+        """Return the number of the draw in use."""
+        return self.redraw_index
+
     def rows(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor | None:
         """Return the rows in use as rows_MK, as ``favor_attention`` takes them; None without projection."""
         if self.config.projection == "none":

@@ -137,6 +137,10 @@ class Attention(nn.Module, ABC):
     def set_step(self, step: int) -> None:
         """Tell the mechanism the optimiser step; what it draws at random depends on nothing else."""
 
+    def draw_number(self) -> int:
+        """Return which draw is in use: a backward pass that computes again needs that of its forward pass."""
+        return 0
+
     def _attend_form(
         self,
         q_BLHK: Tensor,

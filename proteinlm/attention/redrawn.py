@@ -35,3 +35,7 @@ class RedrawnAttention(Attention):
         """Return orders_2HT by the planes of the draw in use, of queries and of keys."""
         planes_NK = hash_planes(self.head_dim, seed=self.seed, layer=self.layer, draw=self.draw)
         return hash_orders(q_BLHK, k_BLHK, planes_NK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+
+    def draw_number(self) -> int:
+        """Return the number of the draw in use."""
+        return self.draw

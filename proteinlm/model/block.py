@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from proteinlm.attention import Attention
 from proteinlm.attention.choices import Choices
-from proteinlm.model.chunking import in_chunks
+from proteinlm.model.chunking import back_in_chunks, in_chunks
 from proteinlm.model.dropout import KeyedDropout
 from proteinlm.model.feed_forward import FeedForward
 from proteinlm.model.layers import empty_linear
@@ -112,15 +112,31 @@ class Block(nn.Module):
 
     def feed(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
         """Return the increment of the feed-forward half."""
-        increment_BLD: Tensor = self._feed_chunks(x_BLD)
-        dropped_BLD: Tensor = self.feed_forward_dropout(increment_BLD, around.dropout_keys_B)
-        return dropped_BLD
-
-    def _feed_chunks(self, x_BLD: Tensor) -> Tensor:
-        def feed(x_BCD: Tensor) -> tuple[Tensor]:
-            return (self.feed_forward(self.feed_forward_norm(x_BCD)),)
-
+        cut = self._cut_for_feed(x_BLD, around)
         if not 0 < self.feed_forward_chunk < x_BLD.shape[1]:
-            return feed(x_BLD)[0]
+            return self._feed(*cut)[0]
         modules = (self.feed_forward_norm, self.feed_forward)
-        return in_chunks(feed, [x_BLD], chunk_length=self.feed_forward_chunk, dim=1, modules=modules)[0]
+        return in_chunks(self._feed, cut, chunk_length=self.feed_forward_chunk, dim=1, modules=modules)[0]
+
+    def feed_back(self, x_BLD: Tensor, around: Surroundings, grad_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the increment of the feed-forward half again, and the gradient of ``x_BLD``; parameters get theirs.
+
+        A chunk is computed once for both.
+        """
+        return back_in_chunks(
+            self._feed,
+            self._cut_for_feed(x_BLD, around),
+            grad_BLD,
+            chunk_length=self.feed_forward_chunk or x_BLD.shape[1],
+            dim=1,
+            modules=(self.feed_forward_norm, self.feed_forward),
+        )
+
+    def _feed(self, x_BCD: Tensor, keep_BCD: Tensor | None = None) -> tuple[Tensor]:
+        increment_BCD: Tensor = self.feed_forward(self.feed_forward_norm(x_BCD))
+        return (self.feed_forward_dropout.drop(increment_BCD, keep_BCD),)
+
+    def _cut_for_feed(self, x_BLD: Tensor, around: Surroundings) -> list[Tensor]:
+        # drawn for whole windows, or what is dropped would depend on the chunks
+        keep_BLD = self.feed_forward_dropout.draw(x_BLD, around.dropout_keys_B)
+        return [x_BLD] if keep_BLD is None else [x_BLD, keep_BLD]

@@ -44,6 +44,35 @@ def in_chunks(
     return outputs
 
 
+def back_in_chunks(
+    function: Callable[..., tuple[Tensor, ...]],
+    cut: Sequence[Tensor],
+    grad: Tensor,
+    *,
+    chunk_length: int,
+    dim: int,
+    modules: Sequence[nn.Module],
+) -> tuple[Tensor, Tensor]:
+    """Return the first tensor that ``function`` returns and the gradient of ``cut[0]``, each chunk computed once.
+
+    For a caller that needs both in its backward pass. Parameters get their gradients as behind ``in_chunks``.
+
+    Args:
+        function: as for ``in_chunks``.
+        cut: as for ``in_chunks``; the first gets a gradient and the others do not.
+        grad: that of the result.
+        chunk_length: positions at a time.
+        dim: along which ``cut`` and ``grad`` are cut.
+        modules: those whose parameters ``function`` uses.
+    """
+    conditions = Conditions.now(cut[0].device, modules)
+    plan = _Plan(function, len(cut), chunk_length, dim, tuple(modules), conditions)
+    outputs: list[Tensor] = []
+    (of_first, *_) = plan.go_back(cut, [True, *(False for _ in cut[1:])], grad, outputs)
+    assert of_first is not None
+    return outputs[0], of_first
+
+
 @dataclass(frozen=True)
 class _Plan:
     function: Callable[..., tuple[Tensor, ...]]
@@ -58,6 +87,35 @@ class _Plan:
         split = [torch.split(tensor, self.chunk_length, self.dim) for tensor in tensors[: self.num_cut]]
         return list(zip(*split, strict=True))
 
+    def go_back(
+        self, tensors: Sequence[Tensor], needed: Sequence[bool], grad: Tensor, outputs: list[Tensor] | None = None
+    ) -> list[Tensor | None]:
+        """Return the gradients of the tensors that need one; ``outputs`` gets what the function returned, if asked."""
+        whole = [_leaf(x, need) for x, need in zip(tensors[self.num_cut :], needed[self.num_cut :], strict=True)]
+        pieces, of_pieces = self.pieces(tensors), torch.split(grad, self.chunk_length, self.dim)
+        sums, start = _Sums(self.modules), 0
+        of_cut: list[list[Tensor]] = []
+        for number, (piece, grad_piece) in enumerate(zip(pieces, of_pieces, strict=True), start=1):
+            leaves = [_leaf(x, need) for x, need in zip(piece, needed, strict=False)]
+            with torch.enable_grad(), self.conditions.hold():
+                output = self.function(*leaves, *whole)[0]
+            asked = [x for x in (*leaves, *whole) if x.requires_grad]
+            sums.add(output, grad_piece.to(output.dtype), asked, is_last=number == len(pieces))
+            of_cut.append([_gradient(x) for x in leaves if x.requires_grad])
+            if outputs is not None:
+                self.join(outputs, [output.detach()], start, grad.shape[self.dim])
+            start += grad_piece.shape[self.dim]
+        joined = [torch.cat(column, self.dim) for column in zip(*of_cut, strict=True)]
+        found = iter([*joined, *(_gradient(x) for x in whole if x.requires_grad)])
+        return [next(found) if need else None for need in needed]
+
+    def join(self, outputs: list[Tensor], parts: Sequence[Tensor], start: int, length: int) -> None:
+        """Write the parts of one chunk into the outputs, which the first chunk makes."""
+        # joined as they come: a list of chunks and then the whole would be twice the memory
+        outputs.extend(_longer(part, self.dim, length) for part in (parts if not outputs else ()))
+        for output, part in zip(outputs, parts, strict=True):
+            output.narrow(self.dim, start, part.shape[self.dim]).copy_(part)
+
 
 class _Chunks(torch.autograd.Function):
     @staticmethod
@@ -66,11 +124,7 @@ class _Chunks(torch.autograd.Function):
         length, start = tensors[0].shape[plan.dim], 0
         with plan.conditions.hold():
             for piece in plan.pieces(tensors):
-                found = plan.function(*piece, *tensors[plan.num_cut :])
-                # joined as they come: a list of chunks and then the whole would be twice the memory
-                outputs = outputs or [_longer(part, plan.dim, length) for part in found]
-                for output, part in zip(outputs, found, strict=True):
-                    output.narrow(plan.dim, start, part.shape[plan.dim]).copy_(part)
+                plan.join(outputs, plan.function(*piece, *tensors[plan.num_cut :]), start, length)
                 start += piece[0].shape[plan.dim]
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
@@ -81,21 +135,8 @@ class _Chunks(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
         check_backward("a computation in chunks")
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        whole = [_leaf(x, need) for x, need in zip(tensors[plan.num_cut :], needed[plan.num_cut :], strict=True)]
-        pieces, of_pieces = plan.pieces(tensors), torch.split(grad, plan.chunk_length, plan.dim)
-        sums = _Sums(plan.modules)
-        of_cut: list[list[Tensor]] = []
-        for number, (piece, grad_piece) in enumerate(zip(pieces, of_pieces, strict=True), start=1):
-            leaves = [_leaf(x, need) for x, need in zip(piece, needed, strict=False)]
-            with torch.enable_grad(), plan.conditions.hold():
-                output = plan.function(*leaves, *whole)[0]
-            asked = [x for x in (*leaves, *whole) if x.requires_grad]
-            sums.add(output, grad_piece.to(output.dtype), asked, is_last=number == len(pieces))
-            of_cut.append([_gradient(x) for x in leaves if x.requires_grad])
-        joined = [torch.cat(column, plan.dim) for column in zip(*of_cut, strict=True)]
-        returned = iter([*joined, *(_gradient(x) for x in whole if x.requires_grad)])
-        return None, None, *(next(returned) if need else None for need in needed)
+        plan.conditions.check_unchanged("a computation in chunks")
+        return None, None, *plan.go_back(ctx.saved_tensors, ctx.needs_input_grad[2:], grad)
 
 
 class _Sums:
@@ -118,6 +159,7 @@ class _Sums:
         self._edges = self._edges or [get_gradient_edge(weight) for weight in self._weights]
         if is_last:
             known = [(edge, total) for edge, total in zip(self._edges, self._sums, strict=True) if total is not None]
+            # edges may be roots since torch 2.7, and unlike leaves have a shape where ZeRO has parted the weight
             roots: list[Any] = [output, *(edge for edge, _ in known)]
             torch.autograd.backward(roots, [grad, *(total for _, total in known)])
             return

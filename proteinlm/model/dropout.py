@@ -35,11 +35,19 @@ class KeyedDropout(nn.Module):
             x_BLD: values of B windows.
             keys_B: a key for each window; None drops nothing, as does evaluation mode.
         """
+        return self.drop(x_BLD, self.draw(x_BLD, keys_B))
+
+    def draw(self, x_BLD: Tensor, keys_B: Sequence[int] | None) -> Tensor | None:
+        """Return True where a value of ``x_BLD`` is kept, (B, L, D), or None where all are; as for ``forward``."""
         if keys_B is None or not self.training or self.rate == 0:
-            return x_BLD
+            return None
         keep_BLD = torch.empty(x_BLD.shape, dtype=torch.bool, device=x_BLD.device)
         generator = torch.Generator(device=x_BLD.device)
         for row, key in enumerate(keys_B):
             generator.manual_seed(stream_key(key, "dropout", self.layer, self.site))
             keep_BLD[row] = torch.rand(x_BLD.shape[1:], generator=generator, device=x_BLD.device) >= self.rate
-        return x_BLD * keep_BLD / (1 - self.rate)
+        return keep_BLD
+
+    def drop(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """Return ``x`` with the values dropped that ``draw`` did not keep, or a part of both."""
+        return x if keep is None else x * keep / (1 - self.rate)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from proteinlm.attention import Attention
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -23,22 +25,43 @@ class Conditions:
         is_autocast: whether autocast was on.
         autocast_dtype: and to which dtype.
         modes: modules, each with whether it was in training mode.
+        weights: parameters, each with the number of changes in place it had seen.
+        draws: mechanisms, each with the number of its random draw.
     """
 
     device_type: str
     is_autocast: bool
     autocast_dtype: torch.dtype
     modes: tuple[tuple[nn.Module, bool], ...]
+    weights: tuple[tuple[Tensor, int], ...]
+    draws: tuple[tuple[Attention, int], ...]
 
     @classmethod
     def now(cls, device: torch.device, modules: Iterable[nn.Module]) -> Conditions:
         """Return the conditions under which the caller runs."""
+        inner = [each for module in modules for each in module.modules()]
         return cls(
             device.type,
             torch.is_autocast_enabled(device.type),
             torch.get_autocast_dtype(device.type),
-            tuple((inner, inner.training) for module in modules for inner in module.modules()),
+            tuple((module, module.training) for module in inner),
+            tuple((weight, _version(weight)) for module in inner for weight in module.parameters(recurse=False)),
+            tuple((module, module.draw_number()) for module in inner if isinstance(module, Attention)),
         )
+
+    def check_unchanged(self, what: str) -> None:
+        """Check that weights and draws are those of the forward pass.
+
+        Raises:
+            RuntimeError: if they are not, so that another function would be computed.
+        """
+        is_changed = any(_version(weight) != version for weight, version in self.weights)
+        if is_changed or any(module.draw_number() != number for module, number in self.draws):
+            changed = "a weight" if is_changed else "the random draw of a mechanism"
+            raise RuntimeError(
+                f"{what} computes again in its backward pass, but {changed} has changed since the forward pass; "
+                "call backward() before the optimiser's step and before set_step"
+            )
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -55,6 +78,11 @@ class Conditions:
         finally:
             for module in changed:
                 module.training = not module.training
+
+
+def _version(weight: Tensor) -> int:
+    # torch counts changes in place of all tensors but those made in inference mode
+    return 0 if weight.is_inference() else weight._version
 
 
 def anchor(device: torch.device, modules: Sequence[nn.Module]) -> Tensor:

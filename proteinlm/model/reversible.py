@@ -10,7 +10,7 @@ Source: Gomez et al., arXiv:1707.04585, section 3; Kitaev et al., arXiv:2001.044
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -104,19 +104,24 @@ class _Pass:
         for layer in range(len(self.blocks) - 1, -1 if to_start else self._first_trained() - 1, -1):
             block, kept = self.blocks[layer], self.choices[layer]
             around = dataclasses.replace(self.around, observer=None, choices=None if kept is None else kept.repeat())
-            increment_BLD, grad_BLD = self._repeat(block.feed, one_BLD, around, grad_two_BLD)
+            increment_BLD, grad_BLD = self._feed_again(block, one_BLD, around, grad_two_BLD)
             two_BLD, grad_one_BLD = two_BLD - increment_BLD, grad_one_BLD + grad_BLD
-            increment_BLD, grad_BLD = self._repeat(block.attend, two_BLD, around, grad_one_BLD)
+            increment_BLD, grad_BLD = self._attend_again(block, two_BLD, around, grad_one_BLD)
             one_BLD, grad_two_BLD = one_BLD - increment_BLD, grad_two_BLD + grad_BLD
         return grad_one_BLD, grad_two_BLD
 
-    def _repeat(
-        self, half: Callable[[Tensor, Surroundings], Tensor], x_BLD: Tensor, around: Surroundings, grad_BLD: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _feed_again(self, block: Block, x_BLD: Tensor, around: Surroundings, grad_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """Return an increment as it was added to a stream, and the gradient of what it was computed from."""
+        with self.conditions.hold():
+            increment_BLD, grad_x_BLD = block.feed_back(x_BLD.to(self.input_dtype), around, grad_BLD)
+        return self._stream(increment_BLD), grad_x_BLD.to(self.stream_dtype)
+
+    def _attend_again(
+        self, block: Block, x_BLD: Tensor, around: Surroundings, grad_BLD: Tensor
+    ) -> tuple[Tensor, Tensor]:
         x_BLD = x_BLD.detach().requires_grad_()
         with torch.enable_grad(), self.conditions.hold():
-            increment_BLD = half(x_BLD.to(self.input_dtype), around)
+            increment_BLD = block.attend(x_BLD.to(self.input_dtype), around)
         if increment_BLD.requires_grad:
             torch.autograd.backward(increment_BLD, grad_BLD.to(increment_BLD.dtype))
         grad_x_BLD = torch.zeros_like(x_BLD) if x_BLD.grad is None else x_BLD.grad
@@ -146,6 +151,7 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         check_backward("the reversible trunk")
+        ctx.trunk.conditions.check_unchanged("the reversible trunk")
         to_start = ctx.needs_input_grad[0]
         one_BLD, two_BLD = ctx.trunk.go_back(ctx.saved_tensors, grads, to_start=to_start)
         return (one_BLD + two_BLD).to(ctx.trunk.input_dtype) if to_start else None, None, None

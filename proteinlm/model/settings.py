@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from proteinlm.attention import AttentionConfig, FavorConfig
 from proteinlm.model.feed_forward import Activation
@@ -51,6 +51,8 @@ class ModelConfig:
             raise ValueError(f"max_temperature is {self.max_temperature}; expected more than 0")
         if self.feed_forward_chunk < 0:
             raise ValueError(f"feed_forward_chunk is {self.feed_forward_chunk}; expected 1 or more, or 0 for all")
+        if self.reversible_precision not in get_args(ReversiblePrecision):
+            raise ValueError(f"reversible_precision is {self.reversible_precision}; expected 'float' or 'exact'")
         if self.reversible_precision != "float" and not self.reversible:
             raise ValueError(
                 f"reversible_precision is {self.reversible_precision}, but reversible is false: "

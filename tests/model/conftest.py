@@ -11,8 +11,34 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from proteinlm.attention import AttentionConfig, FavorConfig, LshConfig, SoftmaxConfig
+from proteinlm.attention import (
+    AttentionConfig,
+    BigBirdConfig,
+    FavorConfig,
+    IdentityConfig,
+    LinearConfig,
+    LshConfig,
+    ScatterbrainConfig,
+    SoftmaxConfig,
+    WindowConfig,
+)
 from proteinlm.model import MaskedLM, ModelConfig
+
+LENGTH = 23
+
+# every form of attention, with blocks, buckets and reach well below LENGTH: otherwise all of them see everything
+SMALL: dict[str, AttentionConfig] = {
+    "softmax": SoftmaxConfig(),
+    "shared softmax": SoftmaxConfig(shared_query_key=True),
+    "favor": FavorConfig(num_random_features=16),
+    "linear": LinearConfig(),
+    "window": WindowConfig(window=3),
+    "bigbird": BigBirdConfig(block_length=3, num_random_blocks=1),
+    "lsh": LshConfig(num_hashes=2, chunk_length=4),
+    "separate lsh": LshConfig(shared_query_key=False, chunk_length=4, num_sampled_keys=5),
+    "scatterbrain": ScatterbrainConfig(num_random_features=8, block_length=4),
+    "identity": IdentityConfig(),
+}
 
 
 @pytest.fixture(params=["softmax", "favor", "lsh"])
@@ -37,6 +63,11 @@ def residues(length: int, seed: int = 0) -> torch.Tensor:
     """Return token ids of standard residues, (1, length)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(4, 24, (1, length), generator=generator)
+
+
+def windows(seed: int = 0) -> torch.Tensor:
+    """Return two windows of standard residues, (2, LENGTH)."""
+    return torch.cat([residues(LENGTH, seed), residues(LENGTH, seed + 1)])
 
 
 class LiveBytes(TorchDispatchMode):

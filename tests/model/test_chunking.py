@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from proteinlm.attention import SoftmaxConfig
 from proteinlm.model import ModelConfig
-from proteinlm.model.chunking import in_chunks
+from proteinlm.model.chunking import back_in_chunks, in_chunks
 from tests.model.conftest import residues, step_peak
 
 TOLERANCE = 1e-10
@@ -142,3 +142,33 @@ class _Nothing:
 def test_negative_chunk_is_refused():
     with pytest.raises(ValueError, match="feed_forward_chunk is -1; expected 1 or more, or 0 for all"):
         ModelConfig(feed_forward_chunk=-1)
+
+
+@pytest.mark.parametrize("chunk_length", [1, 6, LENGTH, LENGTH + 1])
+def test_the_way_back_computes_each_chunk_once_for_output_and_gradients(layer, tensors, chunk_length):
+    lengths = []
+
+    def function(x, scale):
+        lengths.append(x.shape[1])
+        return (functional.gelu(layer(x)) * scale,)
+
+    x, scale = tensors[0], torch.rand(2, LENGTH, 1, dtype=torch.float64)
+    expected = function(x, scale)[0]
+    grad = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, [x, *layer.parameters()], grad)
+    lengths.clear()
+    found, of_x = back_in_chunks(function, [x, scale], grad, chunk_length=chunk_length, dim=1, modules=[layer])
+    assert sum(lengths) == LENGTH
+    assert (found - expected).abs().max() < 1e-12
+    assert not found.requires_grad
+    for gradient, other in zip([of_x, layer.weight.grad, layer.bias.grad], wanted, strict=True):
+        assert (gradient - other).abs().max() < 1e-12
+    assert x.grad is None
+
+
+def test_weight_that_changes_before_backward_is_an_error(layer, tensors):
+    found, _ = in_chunks(positions(layer), tensors[:1], tensors[1:], chunk_length=3, dim=1, modules=[layer])
+    with torch.no_grad():
+        layer.bias += 1
+    with pytest.raises(RuntimeError, match=r"in chunks computes again .* a weight has changed since the forward pass"):
+        found.sum().backward()

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 
-from proteinlm.attention import LshConfig, ScatterbrainConfig, SoftmaxConfig
-from proteinlm.attention.interface import Attention
+from proteinlm.attention import SoftmaxConfig
 from proteinlm.attention.mechanisms import MECHANISMS
-from proteinlm.errors import ConfigError, PrecisionError
+from proteinlm.errors import ConfigError
 from proteinlm.model import ModelConfig, encoder
 from proteinlm.model.block import Block
+from proteinlm.model.dropout import KeyedDropout
 from proteinlm.model.reversible import run_reversible
-from tests.model.conftest import residues, step_peak
+from tests.model.conftest import LENGTH, SMALL, residues, windows
 
 TOLERANCE = 1e-10
-
-LENGTH = 23
-
-# each kind, those that hash with so few positions together that a window falls into several chunks or blocks
-ATTENTION = {kind: config() for kind, (config, _) in MECHANISMS.items()} | {
-    "lsh": LshConfig(chunk_length=3, num_hashes=2),
-    "lsh, separate": LshConfig(shared_query_key=False, chunk_length=3, num_sampled_keys=4),
-    "scatterbrain": ScatterbrainConfig(num_random_features=16, block_length=3),
-}
 
 LAYOUTS = {
     "windows": {},
@@ -71,10 +63,6 @@ def model(request, build):
     return build(SoftmaxConfig(), reversible=True, reversible_precision=request.param, **settings).train()
 
 
-def windows(seed=0):
-    return torch.cat([residues(LENGTH, seed), residues(LENGTH, seed + 1)])
-
-
 def loss_of(model, seed=0, **inputs):
     direction = torch.randn(32, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     hidden_BLD = model.encode(windows(seed), dropout_keys_B=[seed + 5, seed + 6], **inputs)
@@ -93,14 +81,17 @@ def distance(one, other):
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+def test_small_settings_are_of_every_mechanism():
+    assert {attention.kind for attention in SMALL.values()} == set(MECHANISMS)
+
+
 @pytest.mark.parametrize("precision", ["float", "exact"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("kind", ATTENTION)
+@pytest.mark.parametrize("kind", SMALL)
 def test_gradients_are_those_of_ordinary_autograd(build, by_autograd, kind, layout, precision):
-    attention = ATTENTION[kind]
     settings = {"num_layers": 3, "dropout": 0.1, "reversible": True, "reversible_precision": precision}
-    whole = build(attention, **settings).train()
-    model = build(attention, feed_forward_chunk=7, **settings).train()
+    whole = build(SMALL[kind], **settings).train()
+    model = build(SMALL[kind], feed_forward_chunk=7, **settings).train()
     with by_autograd:
         expected_loss = loss_of(whole, **layout)
         expected_loss.backward()
@@ -113,19 +104,19 @@ def test_gradients_are_those_of_ordinary_autograd(build, by_autograd, kind, layo
 
 
 def test_dropout_of_the_recomputation_is_that_of_the_forward_pass(model, monkeypatch):
-    increments = []
-    plain = Block.feed
+    kept = []
+    plain = KeyedDropout.draw
 
-    def feed(self, x_BLD, around):
-        increments.append(plain(self, x_BLD, around))
-        return increments[-1]
+    def draw(self, x_BLD, keys_B):
+        kept.append(plain(self, x_BLD, keys_B))
+        return kept[-1]
 
-    monkeypatch.setattr(Block, "feed", feed)
+    monkeypatch.setattr(KeyedDropout, "draw", draw)
     loss_of(model).backward()
-    forward, again = increments[:3], increments[:2:-1]
+    forward, again = kept[:6], kept[:5:-1]
     for one, other in zip(forward, again, strict=True):
-        assert (one == 0).any()
-        assert torch.equal(one == 0, other == 0)
+        assert not one.all()
+        assert torch.equal(one, other)
 
 
 def test_parameters_are_trained_where_the_input_needs_no_gradient(model, by_autograd):
@@ -293,162 +284,6 @@ def test_weights_have_the_names_of_an_ordinary_model(build):
     assert model.state_dict().keys() == ordinary.state_dict().keys()
 
 
-def inputs_of_halves(monkeypatch):
-    """Record what every half of a block is computed from."""
-    seen = []
-    for name in ("attend", "feed"):
-        plain = getattr(Block, name)
-
-        def half(self, x_BLD, around, plain=plain):
-            seen.append(x_BLD.detach().clone())
-            return plain(self, x_BLD, around)
-
-        monkeypatch.setattr(Block, name, half)
-    return seen
-
-
-def deep(build, kind, precision, **settings):
-    sizes = {"num_layers": 24, "hidden_size": 16, "num_heads": 2, "feed_forward_size": 16, "dropout": 0.1} | settings
-    model = build(ATTENTION[kind], reversible=True, reversible_precision=precision, **sizes).float().train()
-    with torch.no_grad():
-        for block in model.encoder.blocks:
-            # increments as large as those of a trained model
-            block.attention_output.weight *= 200
-            block.feed_forward.outer.weight *= 200
-    return model
-
-
-@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ATTENTION)
-def test_exact_streams_are_computed_back_to_the_bit(build, monkeypatch, kind, autocast):
-    model = deep(build, kind, "exact", feed_forward_chunk=6)
-    seen = inputs_of_halves(monkeypatch)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        loss = model.encode(windows(), dropout_keys_B=[1, 2]).float().square().sum()
-    loss.backward()
-    forward, again = seen[:48], seen[:47:-1]
-    assert len(again) == 48
-    assert all(torch.equal(one, other) for one, other in zip(forward, again, strict=True))
-    assert max(x.abs().max() for x in forward) > 1
-
-
-def test_float_streams_are_computed_back_up_to_rounding(build, monkeypatch):
-    model = deep(build, "softmax", "float")
-    seen = inputs_of_halves(monkeypatch)
-    model.encode(windows(), dropout_keys_B=[1, 2]).square().sum().backward()
-    forward, again = seen[:48], seen[:47:-1]
-    assert not torch.equal(forward[0], again[0])
-    largest = max(float(x.abs().max()) for x in forward)
-    # 2 * 24 sums and differences, each rounded by half a unit of the largest value and carried on by the layers
-    error = max(float((one - other).abs().max()) for one, other in zip(forward, again, strict=True))
-    assert error < 48 * 48 * largest * 2**-24
-
-
-def test_stream_beyond_the_exact_range_is_named(build):
-    model = deep(build, "softmax", "exact", num_layers=4)
-    with torch.no_grad():
-        model.encoder.blocks[2].feed_forward.outer.bias[3] = 1500.0
-    expected = r"layer 2: a stream of the reversible trunk reaches 1,5\d\d\.\d; exact reconstruction holds below 1,024"
-    with pytest.raises(PrecisionError, match=expected), torch.no_grad():
-        model.encode(windows())
-
-
-def test_embedding_beyond_the_exact_range_is_named(build):
-    model = deep(build, "softmax", "exact", num_layers=1)
-    with torch.no_grad():
-        model.encoder.embedding.weight += 2000
-    with pytest.raises(PrecisionError, match=r'the embedding: .* set model\.reversible_precision = "float"'):
-        model.encode(windows())
-
-
-class HashingAttention(Attention):
-    """Chooses by the last bits of its queries, which rounding flips."""
-
-    is_exact = False
-
-    def __init__(self, head_dim, *, listens=True):
-        super().__init__(head_dim)
-        self.listens = listens
-        self.used = []
-        self.num_chosen = 0
-
-    def _attend_form(self, q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, is_causal, choices):
-        def choose():
-            self.num_chosen += 1
-            return ((q_BLHK.detach() * 2**24).floor() % 2).to(torch.int16)
-
-        bucket_BLHK = choose() if choices is None or not self.listens else choices.make(choose)
-        self.used.append(bucket_BLHK)
-        return v_BLHK * (1 + bucket_BLHK) + q_BLHK
-
-    def _attend(self, *_):
-        raise AssertionError("unused")
-
-    def _map(self, *_):
-        raise AssertionError("unused")
-
-
-def hashing(build, precision, **options):
-    model = deep(build, "softmax", precision)
-    for block in model.encoder.blocks:
-        block.attention = HashingAttention(8, **options)
-    model.encode(windows()).square().sum().backward()
-    return [block.attention for block in model.encoder.blocks]
-
-
-def test_choices_are_repeated_where_rounding_would_change_them(build):
-    for mechanism in hashing(build, "float"):
-        forward, again = mechanism.used
-        assert torch.equal(forward, again)
-        assert mechanism.num_chosen == 1
-    # the same without being asked to repeat: this is what the choices are kept for
-    assert not all(torch.equal(*mechanism.used) for mechanism in hashing(build, "float", listens=False))
-
-
-def test_exact_streams_choose_again_what_they_chose(build):
-    for mechanism in hashing(build, "exact"):
-        assert torch.equal(*mechanism.used)
-        assert mechanism.num_chosen == 2
-
-
-def test_two_passes_keep_their_own_choices(build):
-    model = deep(build, "softmax", "float", num_layers=2)
-    mechanism = model.encoder.blocks[0].attention = HashingAttention(8)
-    (model.encode(windows(0)).sum() + model.encode(windows(7)).sum()).backward()
-    first, second, *again = mechanism.used
-    assert not torch.equal(first, second)
-    assert {id(x) for x in again} == {id(first), id(second)}
-
-
-@pytest.mark.parametrize("precision", ["float", "exact"])
-@pytest.mark.parametrize("kind", ATTENTION)
-def test_memory_of_a_step_does_not_grow_with_depth(build, kind, precision):
-    settings = {"reversible": True, "reversible_precision": precision, "dropout": 0.1}
-    peaks = [step_peak(build(ATTENTION[kind], num_layers=n, **settings), residues(64)) for n in (4, 32)]
-    if precision == "exact":
-        assert peaks[1] <= 1.05 * peaks[0]
-    else:
-        # int16 and int32 choices are kept; a mechanism that chooses nothing keeps nothing
-        ordinary = step_peak(build(ATTENTION[kind], num_layers=32), residues(64))
-        assert peaks[1] <= 1.05 * peaks[0] or peaks[1] < ordinary / 2
-
-
-def test_memory_of_an_ordinary_trunk_grows_with_depth(build):
-    shallow, deeper = (step_peak(build(SoftmaxConfig(), num_layers=n), residues(64)) for n in (4, 32))
-    assert deeper > 5 * shallow
-
-
-def test_forward_pass_saves_two_streams_whatever_the_depth(build):
-    saved = {}
-    for depth in (2, 8):
-        sizes = []
-        model = build(SoftmaxConfig(), num_layers=depth, reversible=True)
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.nbytes) or x, lambda x: x):
-            model.encode(residues(50))
-        saved[depth] = sum(sizes)
-    assert saved[2] == saved[8]
-
-
 def test_causal_encoding_sees_no_later_token(build):
     model = build(SoftmaxConfig(), reversible=True)
     tokens = residues(20)
@@ -472,3 +307,37 @@ def test_precision_without_a_reversible_trunk_is_refused():
 
 def test_copy_of_a_reversible_model_answers_alike(model):
     assert torch.equal(copy.deepcopy(model).eval().encode(windows()), model.eval().encode(windows()))
+
+
+def test_weight_that_changes_before_backward_is_an_error(model):
+    loss = loss_of(model)
+    with torch.no_grad():
+        model.encoder.blocks[1].feed_forward_norm.bias += 1
+    with pytest.raises(RuntimeError, match="a weight has changed since the forward pass; call backward"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("kind", [kind for kind, config in SMALL.items() if hasattr(config, "redraw_interval")])
+def test_draw_that_changes_before_backward_is_an_error(build, kind):
+    attention = dataclasses.replace(SMALL[kind], redraw_interval=10)
+    model = build(attention, reversible=True)
+    loss = loss_of(model)
+    model.set_step(9)
+    loss.backward()
+    loss = loss_of(model)
+    model.set_step(10)
+    with pytest.raises(RuntimeError, match="the random draw of a mechanism has changed since the forward pass"):
+        loss.backward()
+
+
+def test_backward_may_run_twice_where_the_graph_is_kept(model):
+    loss = loss_of(model)
+    loss.backward(retain_graph=True)
+    first = take_gradients(model)
+    loss.backward()
+    assert distance(take_gradients(model), first) == 0
+
+
+def test_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="reversible_precision is Exact; expected 'float' or 'exact'"):
+        ModelConfig(reversible=True, reversible_precision="Exact")

@@ -81,6 +81,19 @@ def test_resumed_run_equals_one_that_was_never_cut(recipe, tiny_corpus, tmp_path
     assert all(torch.equal(weight, cut[name]) for name, weight in whole.items())
 
 
+def test_resumed_reversible_run_equals_one_that_was_never_cut(recipe, tiny_corpus, tmp_path):
+    # rotations are drawn anew behind every step, and the checkpoint keeps the trunk it was trained with
+    attention = {"kind": "lsh", "num_hashes": 2, "chunk_length": 16}
+    model = {"attention": attention, "dropout": 0.1, "reversible": True, "feed_forward_chunk": 100}
+    settings = recipe(model=model, training={"loss_chunk": 100})
+    train(settings, tiny_corpus, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tiny_corpus, tmp_path / "cut", progress=CutAfter(4))
+    train(settings, tiny_corpus, tmp_path / "cut", resume=True)
+    assert _figures(tmp_path / "cut") == _figures(tmp_path / "whole")
+    assert load_checkpoint(tmp_path / "cut").model.config == settings.model
+
+
 def test_signal_ends_the_step_and_saves(recipe, tiny_corpus, tmp_path):
     class Interrupting(CutAfter):
         def advance(self, amount, **figures):
