@@ -11,7 +11,7 @@ Queries are "clustered" (64 directions, a logit of about 8 within a cluster and 
 direction, logits of deviation 0.25), for error and cost alike.
 Writes lsh_time.csv, lsh_error.csv, lsh_cost.csv and two pictures. Run it alone on the machine.
 
-    python benchmarks/run.py lsh       measures everything, about five minutes on two cores
+    python benchmarks/run.py lsh       measures everything, about four minutes on two cores
     python benchmarks/lsh.py --small   short lengths; writes nothing
 
 reformer-pytorch 1.4.4 takes part where it is installed, which proteinlm never asks for. Give it a folder of its

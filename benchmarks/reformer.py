@@ -9,8 +9,8 @@ for some models as a fresh process's peak; parameters, gradients and what the me
 subtracted. At the end one training step (AdamW) of 12 layers, d = 512, at 65,536 positions, each in a process of
 its own. Writes reformer.csv, reformer_long.csv and a picture. Run it alone on the machine.
 
-    python benchmarks/run.py reformer             measures everything, about twenty minutes on two cores
-    python benchmarks/reformer.py --only curves   leaves out the steps at 65,536 positions, two thirds of the time
+    python benchmarks/run.py reformer             measures everything, about fifteen minutes on two cores
+    python benchmarks/reformer.py --only curves   leaves out the steps at 65,536 positions, half of the time
     python benchmarks/reformer.py --only long     measures nothing else
     python benchmarks/reformer.py --small         small models; writes nothing
 
