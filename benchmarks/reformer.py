@@ -101,28 +101,33 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """Models measured one after the other, each with some variants; ``turns`` are those of the clock, 0 for none."""
+    """Models measured one after the other, each with some variants.
+
+    ``turns`` are those of the clock, 0 for none; ``fresh`` are the variants whose peak a fresh process measures too.
+    """
 
     against: str
     points: list[Point]
     variants: list[str]
     turns: int
-    has_process_peak: bool = False
+    fresh: Sequence[str] = ()
 
 
 def curves(small: bool) -> list[Curve]:
     if small:
-        depths = [Point(kind, depth, 256) for kind in ("lsh", "favor", "softmax") for depth in (1, 2)]
+        depths = [Point(kind, depth, 256) for kind in ("favor", "softmax") for depth in (1, 2)]
         lengths, rounds = [Point("lsh", 1, n) for n in (256, 512)], [Point("lsh", 1, 256, r) for r in (1, 2)]
         return [
-            Curve("depth", depths, list(VARIANTS), 1, has_process_peak=True),
+            Curve("depth", [Point("lsh", depth, 256) for depth in (1, 2)], list(VARIANTS), 1, fresh=["exact"]),
+            Curve("depth", depths, FEW, 0),
             Curve("length", lengths, FEW, 1),
             Curve("rounds", rounds, FEW, 1),
         ]
     return [
-        Curve("depth", [Point("lsh", depth, 1024) for depth in (4, 8)], list(VARIANTS), 5),
+        Curve("depth", [Point("lsh", 4, 1024)], list(VARIANTS), 5, fresh=list(VARIANTS)),
+        Curve("depth", [Point("lsh", 8, 1024)], list(VARIANTS), 5),
         Curve("depth", [Point("lsh", 16, 1024)], list(VARIANTS), 2),
-        Curve("depth", [Point("lsh", 32, 1024)], list(VARIANTS), 1),
+        Curve("depth", [Point("lsh", 32, 1024)], list(VARIANTS), 1, fresh=list(VARIANTS)),
         Curve("depth", [Point(kind, 4, 1024) for kind in ("favor", "softmax")], list(VARIANTS), 5),
         Curve("depth", [Point(kind, 32, 1024) for kind in ("favor", "softmax")], FEW, 0),
         Curve("length", [Point("lsh", 4, length) for length in (2048, 4096, 8192)], FEW, 1),
@@ -189,7 +194,7 @@ def measure(curve: Curve) -> list[Row]:
             rows.append(row)
         runs.clear()
         for row in rows[-len(curve.variants) :]:
-            if curve.has_process_peak or (point.kind == "lsh" and point.depth in (4, 32) and point.length == 1024):
+            if row["trunk"] in curve.fresh:
                 row["process_peak_bytes"] = fresh_peak(point, str(row["trunk"]))
             print(*row.values(), sep="\t", flush=True)
     return rows
