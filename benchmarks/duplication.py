@@ -212,7 +212,7 @@ def draw(curves: Sequence[Sequence[object]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[list[object]]:
+def write(table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[Sequence[object]]:
     """Write the rows of one training in place of its older ones, and return all rows of the table."""
     path, kept = RESULTS / f"{table}.csv", []
     if path.exists():
