@@ -63,6 +63,7 @@ PASSES = ["forward", "forward+backward"]
 LSH, SDPA, REFORMER = "lsh", "exact", "reformer-pytorch"
 LONGEST = {(SDPA, PASSES[1]): 8192}
 PEAK_LENGTHS = [4096, 16384]
+MILLISECONDS = [20, 50, 100, 200, 500]  # ticks of the picture
 # lengths of the logits q·k / K^(1/2) where both point the same way
 SHARPNESS = {"clustered": 10.0, "diffuse": 2.0}
 NUM_CLUSTERS = 64
@@ -281,6 +282,8 @@ def draw_errors(errors: Sequence[Row], costs: Sequence[Row], path: Path) -> None
             axis.axhline(float(str(series[0]["uniform_error"])), color=colour, linewidth=0.8, linestyle=":")
         title = f"{spread}, {COST_LENGTH:,} positions\n(dotted: uniform attention)"
         tidy(axis, xscale="log", yscale="log", xlabel="milliseconds", ylabel="relative error", title=title)
+        axis.set_xticks(MILLISECONDS, [str(milliseconds) for milliseconds in MILLISECONDS])
+        axis.minorticks_off()
     for axis in axes[0][:2]:
         axis.legend(frameon=False, fontsize=8)
     picture.savefig(path, dpi=144)
