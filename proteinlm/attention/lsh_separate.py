@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from proteinlm.attention.choices import Choices
 from proteinlm.attention.lsh import LshConfig
-from proteinlm.attention.redrawn import RedrawnAttention
+from proteinlm.attention.redrawn import OrderedAttention
 from proteinlm.ops import sampled_attention as ops
 
 
-class SeparateLshAttention(RedrawnAttention):
+class SeparateLshAttention(OrderedAttention):
     """Softmax attention estimated from the block of keys that a hash finds, and from a weighted sample of the others.
 
     Numerator and normaliser are unbiased, so it reads weights of a model that was trained with softmax. Hash and sample
@@ -36,28 +35,14 @@ class SeparateLshAttention(RedrawnAttention):
         """Name the settings that tell one mechanism from another."""
         return f"blocks of {self.config.chunk_length}, {self.config.num_sampled_keys} sampled keys"
 
-    def _attend_form(
+    def _attend_in_order(
         self,
-        q_BLHK: Tensor,
-        k_BLHK: Tensor,
-        v_BLHK: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        orders_2HT: Tensor,
         key_mask_BL: Tensor | None,
         cu_seqlens: Tensor | None,
-        is_causal: bool,
-        choices: Choices | None,
     ) -> Tensor:
-        if is_causal:
-            return self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens)
-        kept = Choices() if choices is None else choices
-        orders_2HT = kept.make(lambda: self.hash_orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens))
-        return ops.sampled_attention(
-            q_BLHK, k_BLHK, v_BLHK, orders_2HT, self.sampling, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-        )
-
-    def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
-        return self._attend_form(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, False, None)
+        return ops.sampled_attention(*inputs, orders_2HT, self.sampling, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
 
     def _map_heads(
         self,

@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from proteinlm.attention.choices import Choices
-from proteinlm.attention.redrawn import RedrawnAttention
+from proteinlm.attention.redrawn import OrderedAttention
 from proteinlm.ops import scatterbrain_attention as ops
 from proteinlm.ops.random_features import accumulation_dtype, feature_rows, projection_rows
 
@@ -47,7 +46,7 @@ class ScatterbrainConfig:
         return 2 if self.feature_map == "hyperbolic" else 1
 
 
-class ScatterbrainAttention(RedrawnAttention):
+class ScatterbrainAttention(OrderedAttention):
     """Softmax attention whose pairs are exact where a hash finds them, and estimated by random features elsewhere.
 
     Sharp weights are caught by the hash, diffuse ones by the features; each alone fails on the other kind. Rows and
@@ -82,35 +81,21 @@ class ScatterbrainAttention(RedrawnAttention):
         features = f"{config.num_random_features} {config.feature_map} {config.projection} features"
         return f"{features}, blocks of {config.block_length}"
 
-    def _attend_form(
+    def _attend_in_order(
         self,
-        q_BLHK: Tensor,
-        k_BLHK: Tensor,
-        v_BLHK: Tensor,
+        inputs: tuple[Tensor, Tensor, Tensor],
+        orders_2HT: Tensor,
         key_mask_BL: Tensor | None,
         cu_seqlens: Tensor | None,
-        is_causal: bool,
-        choices: Choices | None,
     ) -> Tensor:
-        if is_causal:
-            return self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens)
-        kept = Choices() if choices is None else choices
-        orders_2HT = kept.make(lambda: self.hash_orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens))
         return ops.scatterbrain_attention(
-            q_BLHK,
-            k_BLHK,
-            v_BLHK,
-            self.rows(q_BLHK.device, accumulation_dtype(q_BLHK, k_BLHK, v_BLHK)),
+            *inputs,
+            self.rows(inputs[0].device, accumulation_dtype(*inputs)),
             orders_2HT,
             block_length=self.config.block_length,
             key_mask_BL=key_mask_BL,
             cu_seqlens=cu_seqlens,
         )
-
-    def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
-        return self._attend_form(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, False, None)
 
     def _map(
         self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
