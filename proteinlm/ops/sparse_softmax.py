@@ -7,7 +7,7 @@ all queries × keys is ever alive. Letters: G segments × heads of one tile, C i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,37 @@ class Reading:
     keys: Tile
     unseen_CJ: Tensor | None = None
     log_weights_SJ: Tensor | None = None
+
+
+def readings_of_runs(
+    parts: Iterable[Sequence[Tile]],
+    mask_T: Tensor | None,
+    seen: Callable[[slice, slice], slice],
+    unseen: Callable[[int, int, int], Tensor | None],
+) -> Iterator[Reading]:
+    """Yield what the queries of each tile see where that is a run of keys, less some pairs.
+
+    Args:
+        parts: tiles; those of one inner sequence share their segments.
+        mask_T: True where a key is visible; None: everywhere.
+        seen: from the run of a tile's queries and that of their segment, the run of keys.
+        unseen: from numbers of queries and keys, and how far the first query is behind the first key, the
+            pairs not seen as unseen_CJ; None: all are.
+    """
+    for tiles in parts:
+        first, last = tiles[0].positions, tiles[-1].positions
+        if isinstance(first, Tensor):
+            length = len(first) // tiles[0].num_runs
+            yield Reading(tiles[0], tiles[0], unseen(length, length, 0))
+            continue
+        for tile in tiles:
+            queries = tile.positions
+            assert isinstance(queries, slice)
+            assert isinstance(last, slice)
+            keys = seen(queries, slice(first.start, last.stop))
+            hidden_1J = None if mask_T is None or tile.hidden_SC is None else ~mask_T[None, keys]
+            sizes = (queries.stop - queries.start, keys.stop - keys.start, queries.start - keys.start)
+            yield Reading(tile, Tile(keys, 1, None, hidden_1J), unseen(*sizes))
 
 
 def sparse_softmax(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, plan: Iterable[Reading]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
-from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, sparse_map, sparse_softmax
+from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, readings_of_runs, sparse_map, sparse_softmax
 
 # queries of a tile, however long the segment: fewer cost more in calls than they save
 LEAST_TILE = 32
@@ -95,21 +95,15 @@ def _tile_length(num_heads: int, longest: int) -> int:
 def _readings(
     parts: Sequence[Sequence[Tile]], mask_T: Tensor | None, is_causal: bool, device: torch.device
 ) -> Iterator[Reading]:
-    """Yield what the queries of each tile see; tiles of one inner sequence share their segments."""
-    for tiles in parts:
-        first, last = tiles[0].positions, tiles[-1].positions
-        if isinstance(first, Tensor):
-            length = len(first) // tiles[0].num_runs
-            yield Reading(tiles[0], tiles[0], _unseen(length, length, 0, is_causal, device))
-            continue
-        for tile in tiles:
-            assert isinstance(tile.positions, slice)
-            assert isinstance(last, slice)
-            start, stop = tile.positions.start, tile.positions.stop
-            seen = slice(first.start, stop if is_causal else last.stop)
-            hidden_1J = None if mask_T is None or tile.hidden_SC is None else ~mask_T[None, seen]
-            unseen_CJ = _unseen(stop - start, seen.stop - seen.start, start - seen.start, is_causal, device)
-            yield Reading(tile, Tile(seen, 1, None, hidden_1J), unseen_CJ)
+    """Return what the queries of each tile see; tiles of one inner sequence share their segments."""
+
+    def seen(queries: slice, segment: slice) -> slice:
+        return slice(segment.start, queries.stop if is_causal else segment.stop)
+
+    def unseen(num_queries: int, num_keys: int, shift: int) -> Tensor:
+        return _unseen(num_queries, num_keys, shift, is_causal, device)
+
+    return readings_of_runs(parts, mask_T, seen, unseen)
 
 
 def _unseen(num_queries: int, num_keys: int, shift: int, is_causal: bool, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.ops.segments import Tile, cut_segment, find_segments, finite_queries, plan_tiles
-from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, sparse_map, sparse_softmax
+from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, readings_of_runs, sparse_map, sparse_softmax
 
 # queries of a tile, however wide the window: fewer cost more in calls than they save
 LEAST_TILE = 32
@@ -82,21 +82,15 @@ def _tile_length(q_BLHK: Tensor, window: int) -> int:
 def _readings(
     parts: Iterable[Sequence[Tile]], window: int, mask_T: Tensor | None, device: torch.device
 ) -> Iterator[Reading]:
-    """Yield what the queries of each tile see; tiles of one inner sequence share their segments."""
-    for tiles in parts:
-        first, last = tiles[0].positions, tiles[-1].positions
-        if isinstance(first, Tensor):
-            length = len(first) // tiles[0].num_runs
-            yield Reading(tiles[0], tiles[0], _far_pairs(length, length, 0, window, device))
-            continue
-        for tile in tiles:
-            assert isinstance(tile.positions, slice)
-            assert isinstance(last, slice)
-            start, stop = tile.positions.start, tile.positions.stop
-            around = slice(max(first.start, start - window), min(last.stop, stop + window))
-            hidden_1J = None if mask_T is None or tile.hidden_SC is None else ~mask_T[None, around]
-            far_CJ = _far_pairs(stop - start, around.stop - around.start, start - around.start, window, device)
-            yield Reading(tile, Tile(around, 1, None, hidden_1J), far_CJ)
+    """Return what the queries of each tile see; tiles of one inner sequence share their segments."""
+
+    def seen(queries: slice, segment: slice) -> slice:
+        return slice(max(segment.start, queries.start - window), min(segment.stop, queries.stop + window))
+
+    def unseen(num_queries: int, num_keys: int, shift: int) -> Tensor | None:
+        return _far_pairs(num_queries, num_keys, shift, window, device)
+
+    return readings_of_runs(parts, mask_T, seen, unseen)
 
 
 @functools.lru_cache(maxsize=16)
