@@ -33,6 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import process_peak
 from torch import Tensor
 
 from proteinlm.attention import MECHANISMS, build_attention
@@ -121,17 +122,7 @@ def peak_extra_bytes(kind: str, which: str, length: int) -> int:
 def print_peak(kind: str, which: str, length: int) -> None:
     call(kind, which, draw_inputs(64))()
     run = call(kind, which, draw_inputs(length))
-    # getrusage would also count the peak of the process that started this one
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status_bytes("VmRSS")
-    kept = run()
-    print(_status_bytes("VmHWM") - before)
-    del kept
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    print(process_peak(run)[0])
 
 
 def measure(lengths: list[int], *, peak_lengths: list[int]) -> list[Row]:
