@@ -137,5 +137,10 @@ def looks_like_nucleotides(residues: bytes) -> bool:
     return _num_other_letters(residues) <= (1 - _NUCLEOTIDE_SHARE) * len(residues)
 
 
+def is_fragment(description: str) -> bool:
+    """Say whether a header names its protein a fragment, as UniProt and UniRef do: (Fragment), (Fragments)."""
+    return "(Fragment" in description
+
+
 def _num_other_letters(residues: bytes) -> int:
     return len(residues.translate(None, _NUCLEOTIDE_LETTERS))
