@@ -123,6 +123,12 @@ class Tile:
         taken = torch.empty(picked.shape, dtype=dtype, device=x_THK.device)
         return taken.copy_(picked).flatten(0, 1)
 
+    def look(self, x_THK: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return what ``take`` does, to be read only: the positions themselves where they lie as wanted."""
+        if isinstance(self.positions, slice) and x_THK.dtype == dtype:
+            return x_THK[self.positions].transpose(0, 1)
+        return self.take(x_THK, dtype)
+
     def put(self, target_THK: Tensor, x_GCK: Tensor) -> None:
         """Write x_GCK where ``take`` would read it."""
         x_NHK = x_GCK.view(self.num_runs, -1, *x_GCK.shape[1:]).transpose(1, 2).flatten(0, 1)
@@ -132,6 +138,13 @@ class Tile:
             target_THK.index_copy_(0, self.positions, x_NHK.to(target_THK.dtype))
         else:
             target_THK.index_copy_(0, self.positions[self.real], x_NHK[self.real].to(target_THK.dtype))
+
+    def put_product(self, target_THK: Tensor, a_GCK: Tensor, b_GCN: Tensor) -> None:
+        """Write a_GCK times b_GCN where ``take`` would read it, in one pass where the places lie side by side."""
+        if isinstance(self.positions, slice) and a_GCK.dtype == target_THK.dtype:
+            torch.mul(a_GCK, b_GCN, out=target_THK[self.positions].transpose(0, 1))
+        else:
+            self.put(target_THK, a_GCK * b_GCN)
 
     def hide_keys(self, x_GCM: Tensor, value: float) -> Tensor:
         """Overwrite x_GCM by ``value`` in place where a position counts as no key."""

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from proteinlm.errors import ShapeError
 from proteinlm.ops.derivatives import refuse_second_derivative
-from proteinlm.ops.linear_attention.features import Normalisation, features_, slopes
+from proteinlm.ops.linear_attention.features import Normalisation, features, slopes
 from proteinlm.ops.linear_attention.flat import flat_linear
-from proteinlm.ops.linear_attention.loading import LoadPair, gradients_of_sums, keys_and_values, normalise
+from proteinlm.ops.linear_attention.loading import LoadPair, gradients_of_sums, keys_and_values, normalise, side_by_side
 from proteinlm.ops.random_features.features import accumulation_dtype
 from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
 
@@ -219,7 +219,7 @@ class _Linear(torch.autograd.Function):
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in plan:
                 for tile, sums in scan(tiles, keys_and_values(k_THK, v_THK, dtype, normalisation), decay):
-                    out_GCK, inverse_GC1 = normalise(sums.read(features_(tile.take(q_THK, dtype))), normalisation)
+                    out_GCK, inverse_GC1 = normalise(sums.read(features(tile.look(q_THK, dtype))), normalisation)
                     tile.put(inverses_TH1, inverse_GC1)
                     tile.put(out_THK, out_GCK)
         ctx.plan, ctx.decay, ctx.normalisation = plan, decay, normalisation
@@ -236,7 +236,7 @@ class _Linear(torch.autograd.Function):
             for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
         ]
         load_keys = keys_and_values(k_THK, v_THK, dtype, ctx.normalisation)
-        load_grads = gradients_of_sums(grad_THK, out_THK, inverses_TH1, ctx.normalisation)
+        load_grads = side_by_side(gradients_of_sums(grad_THK, out_THK, inverses_TH1, ctx.normalisation))
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in ctx.plan:
                 if grads[0] is not None:
@@ -244,7 +244,7 @@ class _Linear(torch.autograd.Function):
                 if grads[1] is not None or grads[2] is not None:
 
                     def load_queries(tile: Tile) -> tuple[Tensor, Tensor]:
-                        return features_(tile.take(q_THK, dtype)), load_grads(tile)
+                        return features(tile.look(q_THK, dtype)), load_grads(tile)
 
                     sums = scan(tiles, load_queries, ctx.decay, is_reversed=True)
                     _backward_keys(sums, load_keys, grads[1:])
@@ -256,7 +256,7 @@ def _backward_queries(
 ) -> None:
     for tile, sums in scanned:
         grad_GCV = load_grads(tile)
-        phi_GCK = features_(tile.take(q_THK, grad_GCV.dtype))
+        phi_GCK = features(tile.look(q_THK, grad_GCV.dtype))
         tile.put(grad_q_THK, sums.read_back(grad_GCV).mul_(slopes(phi_GCK)))
 
 
@@ -326,12 +326,12 @@ def _map_rows(
 ) -> None:
     """Fill in some rows of the map of one segment; ``origins`` is the position of its corner."""
     q_THK, k_THK = inputs
-    phi_HCK = features_(query_tile.take(q_THK, map_HRL.dtype))
+    phi_HCK = features(query_tile.look(q_THK, map_HRL.dtype))
     rows = _positions(query_tile)
     written = map_HRL[:, rows.start - origins[0] : rows.stop - origins[0]]
     for tile in keys:
         columns = _positions(tile)
-        key_phi_HCK = tile.hide_keys(features_(tile.take(k_THK, map_HRL.dtype)), 0)
+        key_phi_HCK = tile.hide_keys(features(tile.look(k_THK, map_HRL.dtype)), 0)
         steps = torch.arange(rows.start, rows.stop, device=map_HRL.device)[:, None] - torch.arange(
             columns.start, columns.stop, device=map_HRL.device
         )

@@ -13,14 +13,13 @@ Normalisation = Literal["division", "numerator"]
 RMS_EPSILON = 1e-6
 
 
-def features_(x_NK: Tensor) -> Tensor:
-    """Overwrite queries or keys by phi(x) = elu(x) + 1, which is x + 1 above 0 and exp(x) below.
+def features(x_NK: Tensor) -> Tensor:
+    """Return phi(x) = elu(x) + 1 of queries or keys, which is x + 1 above 0 and exp(x) below.
 
     Source: Katharopoulos et al., ICML 2020, arXiv:2006.16236, equation 7.
     """
     # elu(x) + 1 itself is 0 in float32 below -17, where exp(x) still tells keys apart
-    positive_NK = x_NK.clamp_min(0)
-    return x_NK.clamp_max_(0).exp_().add_(positive_NK)
+    return x_NK.clamp_max(0).exp_().add_(x_NK.clamp_min(0))
 
 
 def slopes(features_NK: Tensor) -> Tensor:

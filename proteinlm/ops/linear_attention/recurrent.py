@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.ops.linear_attention.eager import CHUNK_LENGTH, check_decay
-from proteinlm.ops.linear_attention.features import Normalisation, features_, inverse_rms, inverse_sum, with_ones
+from proteinlm.ops.linear_attention.features import Normalisation, features, inverse_rms, inverse_sum, with_ones
 from proteinlm.ops.random_features.features import accumulation_dtype
 
 
@@ -45,7 +45,7 @@ def linear_state(
         for start in range(0, length, CHUNK_LENGTH):
             chunk = slice(start, min(start + CHUNK_LENGTH, length))
             k_BHCK, v_BHCK = (x[:, chunk].transpose(1, 2).to(dtype, copy=True) for x in (k_BLHK, v_BLHK))
-            phi_BHCK = features_(k_BHCK)
+            phi_BHCK = features(k_BHCK)
             if key_mask_BL is not None:
                 hidden_B1C1 = ~key_mask_BL[:, None, chunk, None]
                 phi_BHCK.masked_fill_(hidden_B1C1, 0)
@@ -70,7 +70,7 @@ def linear_step(
     """Return what one more token reads, in the dtype of ``v_BHK``, and the state behind it; time O(K^2) a head."""
     dtype = state.sums_BHKV.dtype
     with torch.autocast(q_BHK.device.type, enabled=False):
-        phi_q_BHK, phi_k_BHK = (features_(x.to(dtype, copy=True)) for x in (q_BHK, k_BHK))
+        phi_q_BHK, phi_k_BHK = (features(x.to(dtype)) for x in (q_BHK, k_BHK))
         v_BHV = with_ones(v_BHK.to(dtype)) if normalisation == "division" else v_BHK.to(dtype)
         sums_BHKV = state.sums_BHKV
         if decay_H is not None:
