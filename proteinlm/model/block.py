@@ -102,12 +102,12 @@ class Block(nn.Module):
         if self.shares_query_key:
             q_BLHK, v_BLHK = self.query_value(x_BLD).view(sizes).unbind(dim=2)
             if self.query_key_norm is not None:
-                q_BLHK, _ = self.query_key_norm(q_BLHK, None)
+                return *self.query_key_norm(q_BLHK, None, rotary), v_BLHK
             q_BLHK = rotary.turn(q_BLHK)
             return q_BLHK, q_BLHK, v_BLHK
         q_BLHK, k_BLHK, v_BLHK = self.query_key_value(x_BLD).view(sizes).unbind(dim=2)
         if self.query_key_norm is not None:
-            q_BLHK, k_BLHK = self.query_key_norm(q_BLHK, k_BLHK)
+            return *self.query_key_norm(q_BLHK, k_BLHK, rotary), v_BLHK
         return rotary.turn(q_BLHK), rotary.turn(k_BLHK), v_BLHK
 
     def feed(self, x_BLD: Tensor, around: Surroundings) -> Tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# length below which a vector is no longer stretched in full: a vector of zeros stays one
-SHORTEST = 1e-6
+from proteinlm.model.rotary import RotaryPositions
+from proteinlm.model.stretched_turn import stretch, stretch_and_turn
 
 
 class QueryKeyNorm(nn.Module):
@@ -38,25 +38,21 @@ class QueryKeyNorm(nn.Module):
         """Return the temperature of each head."""
         return self.max_temperature * torch.sigmoid(self.logit_H)
 
-    def forward(self, q_BLHK: Tensor, k_BLHK: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return queries and keys of length sqrt(temperature) * K^(1/4).
+    def forward(
+        self, q_BLHK: Tensor, k_BLHK: Tensor | None, rotary: RotaryPositions | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return queries and keys of length sqrt(temperature) * K^(1/4), turned to their positions by ``rotary``.
 
         Without ``k_BLHK`` the mechanism makes keys of length 1 from the queries, which therefore get the length
         temperature * sqrt(K); they come back twice.
         """
         if k_BLHK is None:
             length_H1 = (self.temperature_H() * self.head_dim**0.5)[:, None]
-            q_BLHK = _of_length(q_BLHK, length_H1)
+            q_BLHK = _of_length(q_BLHK, length_H1, rotary)
             return q_BLHK, q_BLHK
         length_H1 = (self.temperature_H().sqrt() * self.head_dim**0.25)[:, None]
-        return _of_length(q_BLHK, length_H1), _of_length(k_BLHK, length_H1)
+        return _of_length(q_BLHK, length_H1, rotary), _of_length(k_BLHK, length_H1, rotary)
 
 
-def _of_length(x_BLHK: Tensor, length_H1: Tensor) -> Tensor:
-    # float16 squares overflow above 255: take the length in float32
-    exact_BLHK = x_BLHK if x_BLHK.dtype in (torch.float32, torch.float64) else x_BLHK.float()
-    square_BLH1 = torch.linalg.vecdot(exact_BLHK, exact_BLHK)[..., None]
-    # one factor a head: functional.normalize goes over all values twice as often, there and back
-    factor_BLH1 = length_H1.to(exact_BLHK.dtype) * (square_BLH1 + SHORTEST**2).rsqrt()
-    stretched: Tensor = exact_BLHK * factor_BLH1
-    return stretched.to(x_BLHK.dtype)
+def _of_length(x_BLHK: Tensor, length_H1: Tensor, rotary: RotaryPositions | None) -> Tensor:
+    return stretch(x_BLHK, length_H1) if rotary is None else stretch_and_turn(x_BLHK, length_H1, rotary)

@@ -20,6 +20,9 @@ class RotaryPositions:
         base: the slowest pair turns once in about ``2 pi base`` residues.
         dtype: of the queries and keys; the angles themselves are in float32 or float64.
 
+    Attributes:
+        cos_BL1k: cosine of each pair's angle at each position; ``sin_BL1k`` the sine.
+
     Source: Su et al., arXiv:2104.09864, equation 34.
     """
 
@@ -29,12 +32,12 @@ class RotaryPositions:
         rates = base ** (-pairs / head_dim)
         # position times rate in float64: float32 has lost the fast pairs' angle at a million residues
         angles = positions_BL.to(torch.float64)[..., None] * rates
-        self._cos_BL1k = angles.cos().to(exact)[:, :, None]
-        self._sin_BL1k = angles.sin().to(exact)[:, :, None]
+        self.cos_BL1k = angles.cos().to(exact)[:, :, None]
+        self.sin_BL1k = angles.sin().to(exact)[:, :, None]
 
     def turn(self, x_BLHK: Tensor) -> Tensor:
         """Return queries or keys turned to their positions, in their own dtype."""
-        turned: Tensor = _Turn.apply(x_BLHK, self._cos_BL1k, self._sin_BL1k)  # type: ignore[no-untyped-call]
+        turned: Tensor = _Turn.apply(x_BLHK, self.cos_BL1k, self.sin_BL1k)  # type: ignore[no-untyped-call]
         return turned
 
 
