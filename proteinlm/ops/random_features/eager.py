@@ -17,7 +17,7 @@ from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.random_features.exponential import ExponentialFeatures
 from proteinlm.ops.random_features.features import POSITIVE, Features, accumulation_dtype
 from proteinlm.ops.random_features.plain import PlainFeatures
-from proteinlm.ops.random_features.tiled import State, TiledFeatures
+from proteinlm.ops.random_features.tiled import Kept, State, TiledFeatures
 from proteinlm.ops.segments import (
     Segment,
     Tile,
@@ -31,6 +31,9 @@ from proteinlm.ops.segments import (
 
 # features of one tile, all heads: 2 MiB in float32, what the second-level caches of two cores hold
 TILE_ELEMENTS = 2**19
+# weights that forward may leave to backward, all tiles: 2,048 positions of 8 heads with 256 features in float32.
+# They save the projections and exponentials of backward, and cost as much again as four of q, k, v and out.
+KEPT_BYTES = 2**25
 # positions of a tile, however many its features: shorter ones cost more in calls than they save
 LEAST_TILE = 32
 
@@ -59,6 +62,9 @@ def favor_attention(
         key_mask_BL: True where a key is visible.
         cu_seqlens: where segments start in the flattened B·L positions, and B·L.
 
+    Weights of queries and keys for the features are kept for backward where all of them take ``KEPT_BYTES`` at most,
+    and computed again where they would take more.
+
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
@@ -69,7 +75,14 @@ def favor_attention(
     flat = [x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK)]
     tiled = tiled_features(features, rows_MK, flat[0], accumulation_dtype(*flat))
     plan = plan_tiles(segments, mask_T, q_BLHK.device, _tile_length(q_BLHK.shape[2], tiled.num_features))
-    out_THK: Tensor = _Favor.apply(*flat, tiled, plan)  # type: ignore[no-untyped-call]
+    num_weights = 2 * flat[0].shape[0] * q_BLHK.shape[2] * tiled.num_features
+    is_kept = (
+        tiled.can_keep
+        and num_weights * tiled.dtype.itemsize <= KEPT_BYTES
+        and torch.is_grad_enabled()
+        and any(x.requires_grad for x in flat)
+    )
+    out_THK: Tensor = _Favor.apply(*flat, tiled, plan, is_kept)  # type: ignore[no-untyped-call]
     return out_THK.view_as(v_BLHK)
 
 
@@ -101,43 +114,56 @@ def tiled_features(features: Features, rows_MK: Tensor | None, q_THK: Tensor, dt
 class _Favor(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, tiled: TiledFeatures, plan: list[list[Tile]]
+        ctx: Any,
+        q_THK: Tensor,
+        k_THK: Tensor,
+        v_THK: Tensor,
+        tiled: TiledFeatures,
+        plan: list[list[Tile]],
+        is_kept: bool,
     ) -> Tensor:
         out_THK = blank(v_THK, plan)
-        states: list[Tensor] = []
+        saved: list[Tensor] = []
         every_coordinates = []
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in plan:
                 coordinates = tiled.coordinates(tiles, q_THK, k_THK)
-                state = tiled.average_keys(tiles, k_THK, v_THK, coordinates)
+                kept = Kept([], []) if is_kept else None
+                state = tiled.average_keys(tiles, k_THK, v_THK, coordinates, kept)
                 for tile in tiles:
-                    tile.put(out_THK, tiled.query_weights(tile, q_THK, state, coordinates) @ state.means_GMK)
+                    weights_GCM = tiled.query_weights(tile, q_THK, state, coordinates)
+                    tile.put(out_THK, weights_GCM @ state.means_GMK)
+                    if kept is not None:
+                        kept.queries.append(weights_GCM)
                 # what a single tile averages is cheaper to compute again than to keep
-                states += state if len(tiles) > 1 else []
+                saved += state if len(tiles) > 1 or is_kept else []
+                saved += (*kept.queries, *kept.keys) if kept is not None else ()
                 every_coordinates.append(coordinates)
         ctx.plan, ctx.tiled, ctx.every_coordinates = plan, tiled, every_coordinates
-        ctx.save_for_backward(q_THK, k_THK, v_THK, *states)
+        ctx.is_kept = is_kept
+        ctx.save_for_backward(q_THK, k_THK, v_THK, *saved)
         return out_THK
 
     @staticmethod
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("FAVOR+ attention")
-        q_THK, k_THK, v_THK, *states = ctx.saved_tensors
+        q_THK, k_THK, v_THK, *tensors = ctx.saved_tensors
         grads = [
             blank(x, ctx.plan) if needed else None
             for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
         ]
-        saved, tiled = iter(states), ctx.tiled
+        saved, tiled = iter(tensors), ctx.tiled
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles, coordinates in zip(ctx.plan, ctx.every_coordinates, strict=True):
-                if len(tiles) > 1:
+                if len(tiles) > 1 or ctx.is_kept:
                     state = State(next(saved), next(saved))
                 else:
                     state = tiled.average_keys(tiles, k_THK, v_THK, coordinates)
-                grad_state = tiled.backward_queries(tiles, (q_THK, grad_THK), state, coordinates, grads[0])
+                kept = Kept([next(saved) for _ in tiles], [next(saved) for _ in tiles]) if ctx.is_kept else None
+                grad_state = tiled.backward_queries(tiles, (q_THK, grad_THK), state, coordinates, grads[0], kept)
                 if grads[1] is not None or grads[2] is not None:
-                    tiled.backward_keys(tiles, (k_THK, v_THK), (state, grad_state), coordinates, grads[1:])
-        return *grads, None, None
+                    tiled.backward_keys(tiles, (k_THK, v_THK), (state, grad_state), coordinates, grads[1:], kept)
+        return *grads, None, None, None
 
 
 @torch.no_grad()

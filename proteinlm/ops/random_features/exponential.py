@@ -20,7 +20,7 @@ from torch import Tensor
 
 from proteinlm.ops.random_features.coordinates import Coordinates
 from proteinlm.ops.random_features.features import Features, log_features
-from proteinlm.ops.random_features.tiled import State, TiledFeatures
+from proteinlm.ops.random_features.tiled import Kept, State, TiledFeatures
 from proteinlm.ops.segments import Tile
 
 
@@ -28,21 +28,28 @@ class ExponentialFeatures(TiledFeatures):
     """All maps whose features are exponentials; states hold s and U."""
 
     rows_MK: Tensor
+    can_keep = True
 
     def __init__(self, features: Features, rows_MK: Tensor, dtype: torch.dtype) -> None:
         super().__init__(features, rows_MK, dtype)
         self.num_features = len(rows_MK)
 
     def average_keys(
-        self, tiles: Sequence[Tile], k_THK: Tensor, v_THK: Tensor, coordinates: Coordinates | None
+        self,
+        tiles: Sequence[Tile],
+        k_THK: Tensor,
+        v_THK: Tensor,
+        coordinates: Coordinates | None,
+        kept: Kept | None = None,
     ) -> State:
-        """Return s and U; sums are rescaled as their maximum grows."""
+        """Return s and U; sums are rescaled as their maximum grows. A_GCM of each tile goes to ``kept``."""
         rows_MK = self.rows_MK
         num_matrices = tiles[0].num_runs * k_THK.shape[1]
         # finite, or a tile without a visible key would subtract infinity from itself
         maxima_G1M = rows_MK.new_full((num_matrices, 1, len(rows_MK)), torch.finfo(rows_MK.dtype).min / 4)
         sums_G1M = torch.zeros_like(maxima_G1M)
         means_GMK = rows_MK.new_zeros(num_matrices, len(rows_MK), v_THK.shape[-1])
+        maxima_of_tiles: list[Tensor] = []
         for tile in tiles:
             _, key_GCM = self._keys(tile, k_THK, coordinates)
             grown_G1M = torch.maximum(maxima_G1M, key_GCM.amax(1, keepdim=True))
@@ -51,8 +58,15 @@ class ExponentialFeatures(TiledFeatures):
             sums_G1M.mul_(shrink_G1M).add_(key_GCM.sum(1, keepdim=True))
             means_GMK.mul_(shrink_G1M.mT).baddbmm_(key_GCM.mT, self.values(tile, v_THK))
             maxima_G1M = grown_G1M
+            if kept is not None:
+                kept.keys.append(key_GCM)
+                maxima_of_tiles.append(grown_G1M.clone())
         means_GMK.div_(sums_G1M.mT)
-        return State(maxima_G1M.add_(sums_G1M.log_()), means_GMK)
+        state = State(maxima_G1M.add_(sums_G1M.log_()), means_GMK)
+        if kept is not None:
+            for key_GCM, grown_G1M in zip(kept.keys, maxima_of_tiles, strict=True):
+                key_GCM.mul_(grown_G1M.sub_(state.sums_G1M).exp_())
+        return state
 
     def query_weights(self, tile: Tile, q_THK: Tensor, state: State, coordinates: Coordinates | None) -> Tensor:
         """Return P_GCM."""
@@ -72,12 +86,15 @@ class ExponentialFeatures(TiledFeatures):
 
     def _keys(self, tile: Tile, k_THK: Tensor, coordinates: Coordinates | None) -> tuple[Tensor, Tensor]:
         """Return y_GCK and l_GCM, minus infinity where a key is hidden."""
+        y_GCK, seen_GCK, offset_GC1 = self._key_coordinates(tile, k_THK, coordinates)
+        return y_GCK, tile.hide_keys(log_features(seen_GCK, self.rows_MK, offset_GC1), -torch.inf)
+
+    def _key_coordinates(
+        self, tile: Tile, k_THK: Tensor, coordinates: Coordinates | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         # a hidden key may be anything, and 0 times infinity is not 0
         y_GCK = tile.hide_keys(self._scaled(tile, k_THK), 0)
-        seen_GCK, offset_GC1 = y_GCK, None
-        if coordinates is not None:
-            y_GCK, seen_GCK, offset_GC1 = coordinates.keys(y_GCK)
-        return y_GCK, tile.hide_keys(log_features(seen_GCK, self.rows_MK, offset_GC1), -torch.inf)
+        return (y_GCK, y_GCK, None) if coordinates is None else coordinates.keys(y_GCK)
 
     def backward_queries(
         self,
@@ -86,6 +103,7 @@ class ExponentialFeatures(TiledFeatures):
         state: State,
         coordinates: Coordinates | None,
         grad_q_THK: Tensor | None,
+        kept: Kept | None = None,
     ) -> State:
         """Fill in the gradient of q and return those of s, less what U loses by it, and of U.
 
@@ -94,8 +112,8 @@ class ExponentialFeatures(TiledFeatures):
         """
         q_THK, grad_THK = inputs
         grad_sums_G1M, grad_means_GMK = torch.zeros_like(state.sums_G1M), torch.zeros_like(state.means_GMK)
-        for tile in tiles:
-            weights_GCM = self.query_weights(tile, q_THK, state, coordinates)
+        for i, tile in enumerate(tiles):
+            weights_GCM = kept.queries[i] if kept is not None else self.query_weights(tile, q_THK, state, coordinates)
             grad_GCK = tile.hide_repeats(tile.take(grad_THK, self.dtype))
             grad_means_GMK.baddbmm_(weights_GCM.mT, grad_GCK)
             grad_logits_GCM = (grad_GCK @ state.means_GMK.mT).mul_(weights_GCM)
@@ -116,12 +134,16 @@ class ExponentialFeatures(TiledFeatures):
         states: tuple[State, State],
         coordinates: Coordinates | None,
         grads: Sequence[Tensor | None],
+        kept: Kept | None = None,
     ) -> None:
         """Fill in the gradients of k and v: dv = A dU, dl_jr = A_jr (v_j·dU_r + ds_r - dU_r·U_r)."""
         (k_THK, v_THK), (state, grad_state) = inputs, states
-        for tile in tiles:
-            y_GCK, logarithms_GCM = self._keys(tile, k_THK, coordinates)
-            weights_GCM = logarithms_GCM.sub_(state.sums_G1M).exp_()
+        for i, tile in enumerate(tiles):
+            if kept is None:
+                y_GCK, logarithms_GCM = self._keys(tile, k_THK, coordinates)
+                weights_GCM = logarithms_GCM.sub_(state.sums_G1M).exp_()
+            else:
+                y_GCK, weights_GCM = self._key_coordinates(tile, k_THK, coordinates)[0], kept.keys[i]
             if grads[1] is not None:
                 tile.put(grads[1], weights_GCM @ grad_state.means_GMK)
             if grads[0] is not None:

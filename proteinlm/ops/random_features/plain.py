@@ -16,7 +16,7 @@ from torch import Tensor
 
 from proteinlm.ops.random_features.coordinates import Coordinates
 from proteinlm.ops.random_features.features import FUNCTIONS, Features
-from proteinlm.ops.random_features.tiled import State, TiledFeatures
+from proteinlm.ops.random_features.tiled import Kept, State, TiledFeatures
 from proteinlm.ops.segments import Tile
 
 
@@ -30,7 +30,12 @@ class PlainFeatures(TiledFeatures):
         self.num_features = num_projections * (2 if self._is_trigonometric else 1)
 
     def average_keys(
-        self, tiles: Sequence[Tile], k_THK: Tensor, v_THK: Tensor, coordinates: Coordinates | None
+        self,
+        tiles: Sequence[Tile],
+        k_THK: Tensor,
+        v_THK: Tensor,
+        coordinates: Coordinates | None,
+        kept: Kept | None = None,
     ) -> State:
         """Return z and S."""
         num_matrices = tiles[0].num_runs * k_THK.shape[1]
@@ -101,6 +106,7 @@ class PlainFeatures(TiledFeatures):
         state: State,
         coordinates: Coordinates | None,
         grad_q_THK: Tensor | None,
+        kept: Kept | None = None,
     ) -> State:
         """Fill in the gradient of q and return those of z and S.
 
@@ -132,6 +138,7 @@ class PlainFeatures(TiledFeatures):
         states: tuple[State, State],
         coordinates: Coordinates | None,
         grads: Sequence[Tensor | None],
+        kept: Kept | None = None,
     ) -> None:
         """Fill in the gradients of k and v: dv = phi dS, dphi_jr = v_j·dS_r + dz_r."""
         (k_THK, v_THK), (_, grad_state) = inputs, states

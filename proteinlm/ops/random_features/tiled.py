@@ -24,6 +24,13 @@ class State(NamedTuple):
     means_GMK: Tensor
 
 
+class Kept(NamedTuple):
+    """Weights_GCM of the queries and keys of each tile that forward leaves to backward."""
+
+    queries: list[Tensor]
+    keys: list[Tensor]
+
+
 class TiledFeatures(ABC):
     """One feature map with its rows, tile by tile: G segments × heads, C positions, M features.
 
@@ -31,9 +38,11 @@ class TiledFeatures(ABC):
 
     Attributes:
         num_features: the width M of a feature vector.
+        can_keep: whether backward can read the weights of ``Kept``.
     """
 
     num_features: int
+    can_keep = False
 
     def __init__(self, features: Features, rows_MK: Tensor | None, dtype: torch.dtype) -> None:
         self.features = features
@@ -50,9 +59,14 @@ class TiledFeatures(ABC):
 
     @abstractmethod
     def average_keys(
-        self, tiles: Sequence[Tile], k_THK: Tensor, v_THK: Tensor, coordinates: Coordinates | None
+        self,
+        tiles: Sequence[Tile],
+        k_THK: Tensor,
+        v_THK: Tensor,
+        coordinates: Coordinates | None,
+        kept: Kept | None = None,
     ) -> State:
-        """Return the state in one pass over the tiles."""
+        """Return the state in one pass over the tiles; weights of the keys go to ``kept``."""
 
     @abstractmethod
     def query_weights(self, tile: Tile, q_THK: Tensor, state: State, coordinates: Coordinates | None) -> Tensor:
@@ -70,6 +84,7 @@ class TiledFeatures(ABC):
         state: State,
         coordinates: Coordinates | None,
         grad_q_THK: Tensor | None,
+        kept: Kept | None = None,
     ) -> State:
         """Fill in the gradient of q from ``inputs``, q and the gradient of out; return that of the state."""
 
@@ -81,5 +96,6 @@ class TiledFeatures(ABC):
         states: tuple[State, State],
         coordinates: Coordinates | None,
         grads: Sequence[Tensor | None],
+        kept: Kept | None = None,
     ) -> None:
         """Fill in the gradients of k and v from ``inputs``, k and v, the state and its gradient."""

@@ -84,7 +84,13 @@ def test_value_equals_the_reference(layout, feature_map):
     assert_close_to_reference(out, expected, features, 1e-12)
 
 
-@pytest.mark.usefixtures("tile_elements")
+@pytest.fixture(params=[0, 2**25], ids=["computed again", "kept"])
+def kept_bytes(monkeypatch, request):
+    """Make backward compute weights again, or let it keep those of these small inputs."""
+    monkeypatch.setattr(eager, "KEPT_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("tile_elements", "kept_bytes")
 def test_gradients_equal_the_reference(layout, feature_map):
     features, printed_MK, rows_MK = feature_map
     q, k, v = layout.draw(HEADS, HEAD_DIM)
@@ -138,6 +144,7 @@ def test_a_row_without_visible_key_is_exactly_zero_in_value_and_gradient():
     assert not any(x.any() for x in (out[:, :4], q.grad, k.grad, v.grad))
 
 
+@pytest.mark.usefixtures("kept_bytes")
 def test_gradcheck_in_several_tiles(monkeypatch):
     monkeypatch.setattr(eager, "TILE_ELEMENTS", 1)
     monkeypatch.setattr(eager, "LEAST_TILE", 3)
@@ -316,6 +323,23 @@ def test_gradients_are_within_rounding_of_float64(dtype, mean):
     ):
         assert mine.dtype == dtype
         assert ((mine.double() - theirs).abs() <= error * terms + torch.finfo(dtype).eps / 2 * theirs.abs()).all()
+
+
+@pytest.mark.parametrize(("length", "is_kept"), [(512, True), (513, False)])
+def test_weights_are_kept_up_to_the_bound_and_only_for_a_gradient(monkeypatch, length, is_kept):
+    monkeypatch.setattr(eager, "KEPT_BYTES", 2 * 512 * 2 * 16 * 4)
+    inputs = [torch.randn(1, length, 2, 8, requires_grad=True) for _ in range(3)]
+    num_kept = 2 * length * 2 * 16
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        out = favor_attention(*inputs, rows(16, 8))
+        assert (sum(saved) >= num_kept) == is_kept
+        first = torch.autograd.grad(out.sum(), inputs, retain_graph=True)
+        assert all(map(torch.equal, first, torch.autograd.grad(out.sum(), inputs)))
+        saved.clear()
+        with torch.no_grad():
+            favor_attention(*inputs, rows(16, 8))
+        assert not saved
 
 
 @pytest.mark.parametrize("cu_seqlens", [None, torch.arange(0, 8193, 64, dtype=torch.int32)], ids=["long", "packed"])
