@@ -90,5 +90,5 @@ class BlockScreen:
 
 def nucleotides(block: RecordBlock, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which records are kept and look like nucleotides, bool (N,)."""
-    looks_so: NDArray[np.bool_] = (block.marks & record_blocks.NUCLEOTIDES) != 0
-    return looks_so & (codes == 0)
+    found: NDArray[np.bool_] = (codes == 0) & ((block.marks & record_blocks.NUCLEOTIDES) != 0)
+    return found
