@@ -31,6 +31,9 @@ LEAK_COLUMNS = (*SEQUENCE_COLUMNS, PLACE, CLUSTER)
 # stands for the cluster of a record that is in none
 NO_CLUSTER = np.uint64((1 << 64) - 1)
 
+# how many files a spool can tell apart
+MAX_SOURCES = 1 << 16
+
 _NUMBER = np.dtype("<u8")
 _PLACE_BITS = 56
 _LINE_BITS = 48
@@ -112,6 +115,7 @@ class DigestSpool:
             source: number of the source.
             clusters: number of the cluster of each, (K,), or ``NO_CLUSTER``.
         """
+        assert 0 <= source < MAX_SOURCES
         assert (CLUSTER in self.columns) == (clusters is not None)
         values: dict[str, Callable[[], NDArray[Any] | None]] = {
             "sequence_low": lambda: block.digests[kept, 0],

@@ -45,8 +45,7 @@ def find_duplicates(spool: DigestSpool, *, memory_bytes: int, drop: bool = False
 
     Args:
         spool: of all kept records.
-        memory_bytes: how much memory to use, roughly; a quarter of a byte for each record comes
-            on top of what is small.
+        memory_bytes: how much memory to use, roughly, beside two bits for each record.
         drop: whether the records with an earlier sequence are dropped; their names are then
             no one's.
     """

@@ -28,6 +28,9 @@ _LIKE_BYTES = 96
 # fewer rows than this are always sorted at once
 _MIN_ROWS = 64
 
+# more rows than this do not stay in a processor's cache, where picking them in another order is quick
+_MAX_STEP = 1 << 20
+
 _MAX_PARTITION_BITS = 6  # three open files for each part
 _MAX_WRITE_BYTES = 1 << 18
 
@@ -76,21 +79,23 @@ def equal_rows(table: DigestTable, folder: Path, *, memory_bytes: int) -> Iterat
 
 def _equal_rows(table: DigestTable, folder: Path, memory_bytes: int, num_common: int) -> Iterator[EqualRows]:
     """Yield equal rows of a table whose digests all begin with the same ``num_common`` bits."""
-    step = max(memory_bytes // (2 * _LIKE_BYTES), _MIN_ROWS)
+    step = _step(memory_bytes)
     if num_common == _DIGEST_BITS:
         yield from _all_equal(table, step)
         return
-    if table.num_rows <= max(memory_bytes // _SORTED_BYTES, _MIN_ROWS):
-        rows, is_first = _rows_like_their_neighbour(table, step, num_common)
-        if not len(rows):
-            return
-        if len(rows) <= step:
-            yield _decided(table, rows, is_first, step)
-            return
+    is_small = table.num_rows <= max(memory_bytes // _SORTED_BYTES, _MIN_ROWS)
+    if is_small and (found := _rows_like_their_neighbour(table, step, num_common)) is not None:
+        yield _decided(table, *found, step)
+        return
     for part in _parts(table, folder, memory_bytes, num_common):
         if part.num_rows > 1:
             yield from _equal_rows(part, part.folder, memory_bytes, part.num_common())
         part.remove()
+
+
+def _step(memory_bytes: int) -> int:
+    """Return how many rows to look at together."""
+    return min(max(memory_bytes // (2 * _LIKE_BYTES), _MIN_ROWS), _MAX_STEP)
 
 
 def _all_equal(table: DigestTable, step: int) -> Iterator[EqualRows]:
@@ -104,8 +109,11 @@ def _all_equal(table: DigestTable, step: int) -> Iterator[EqualRows]:
 
 def _rows_like_their_neighbour(
     table: DigestTable, step: int, num_common: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the rows whose digest begins like another's, such rows together, and which is first of its kind."""
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+    """Return the rows whose digest begins like another's, such rows together, and which is first of its kind.
+
+    None if there are more than ``step`` of them.
+    """
     half, num_known = ("low", num_common) if num_common < _HALF_BITS else ("high", num_common - _HALF_BITS)
     keys = _whole_column(table, half, step)
     num_bits = np.uint64(max(len(keys) - 1, 1).bit_length())
@@ -121,9 +129,11 @@ def _rows_like_their_neighbour(
     for start in range(0, len(keys) - 1, step):
         part = keys[start : start + step + 1]
         is_like_previous[start + 1 : start + len(part)] = (part[1:] ^ part[:-1]) <= row_bits
-    found = np.flatnonzero(is_like_previous[:-1] | is_like_previous[1:])
-    rows = (keys[found] & row_bits).astype(np.int64)
-    return rows, ~is_like_previous[found]
+    is_like_one = is_like_previous[:-1] | is_like_previous[1:]
+    if np.count_nonzero(is_like_one) > step:
+        return None
+    found = np.flatnonzero(is_like_one)
+    return (keys[found] & row_bits).astype(np.int64), ~is_like_previous[found]
 
 
 def _whole_column(table: DigestTable, name: str, step: int) -> NDArray[np.uint64]:
@@ -137,6 +147,8 @@ def _whole_column(table: DigestTable, name: str, step: int) -> NDArray[np.uint64
 
 def _decided(table: DigestTable, rows: NDArray[np.int64], is_first: NDArray[np.bool_], step: int) -> EqualRows:
     """Return which of the rows that begin alike are equal in all 128 bits."""
+    if not len(rows):
+        return EqualRows(np.empty(0, dtype=np.uint64), is_first)
     low = _whole_column(table, "low", step)[rows]
     high = _whole_column(table, "high", step)[rows]
     is_equal = _is_equal_to_previous(low, high)
@@ -161,12 +173,12 @@ def _is_equal_to_previous(low: NDArray[np.uint64], high: NDArray[np.uint64]) -> 
 
 def _parts(table: DigestTable, folder: Path, memory_bytes: int, num_common: int) -> list[_Part]:
     """Return the rows in files by the bits that follow the first ``num_common``."""
-    num_parts = table.num_rows // max(memory_bytes // _LIKE_BYTES, _MIN_ROWS)
+    step = _step(memory_bytes)
+    num_parts = table.num_rows // step
     num_bits = min(max(num_parts.bit_length(), 1), _MAX_PARTITION_BITS, _HALF_BITS - num_common % _HALF_BITS)
     half, num_known = divmod(num_common, _HALF_BITS)
     folder.mkdir(parents=True, exist_ok=True)
     parts = [_Part(folder / f"{number:02d}") for number in range(1 << num_bits)]
-    step = max(memory_bytes // (2 * _LIKE_BYTES), _MIN_ROWS)
     with ExitStack() as opened:
         for part in parts:
             part.open(opened, min(max(memory_bytes // (8 * len(parts)), 512), _MAX_WRITE_BYTES))
