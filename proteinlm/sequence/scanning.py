@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from proteinlm.sequence.alphabet import AMBIGUOUS, STANDARD, TOKENS
+from proteinlm.sequence.alphabet import STANDARD, TOKENS
 from proteinlm.sequence.record_blocks import FRAGMENT, NUCLEOTIDES
 from proteinlm.sequence.xxh3 import address_of, xxh3_128
 
@@ -27,7 +27,8 @@ from proteinlm.sequence.xxh3 import address_of, xxh3_128
 NOT_PLAIN = 128
 
 _WIDTH = 32
-_LINE_FEED, _GREATER, _BLANK, _BAR, _BRACKET = b"\n> |("
+_LINE_FEED, _GREATER, _BLANK, _TAB, _BAR, _BRACKET = b"\n> \t|("
+_JOINT = 1  # joins the headers of identical proteins in NCBI's nr
 _UPPER_CASE = "ABCDEFGHIKLMNOPQRSTUVWXYZ"  # J has no token
 _NO_TOKEN = 128
 _TOKEN_OF = np.full(256, _NO_TOKEN, dtype=np.uint8)
@@ -35,6 +36,7 @@ for _letter in _UPPER_CASE:
     _TOKEN_OF[ord(_letter)] = TOKENS.index(_letter)
 # the standard residues stand first, so one comparison tells the others
 _FIRST_AMBIGUOUS = int(STANDARD.max()) + 1
+_IS_PREDICTABLE = np.isin(np.arange(256), [*STANDARD.tolist(), *(TOKENS.index(letter) for letter in "BUZO")])
 _IS_NUCLEOTIDE = np.isin(np.arange(256), [TOKENS.index(letter) for letter in "ACGTUN"])
 _FRAGMENT = np.frombuffer(b"(Fragment", dtype=np.uint8)
 
@@ -138,10 +140,10 @@ def _num_bits(typing_context: Any, mask: Any) -> Any:
 def _is_fragment_at(text: Any, position: Any) -> Any:
     if position + len(_FRAGMENT) > len(text):
         return False
-    for step in range(1, len(_FRAGMENT)):
-        if text[position + step] != _FRAGMENT[step]:
-            return False
-    return True
+    num_equal = 1
+    while num_equal < len(_FRAGMENT) and text[position + num_equal] == _FRAGMENT[num_equal]:
+        num_equal += 1
+    return num_equal == len(_FRAGMENT)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -246,7 +248,7 @@ def _body(text: Any, here: Any, tokens: Any, at: Any, wide: Any) -> Any:
             token = _TOKEN_OF[text[here]]
             if token < _NO_TOKEN:
                 tokens[at] = token
-                num_ambiguous += np.int64(token >= _FIRST_AMBIGUOUS)
+                num_ambiguous += 1 if token >= _FIRST_AMBIGUOUS else 0
                 here += 1
                 at += 1
                 continue
@@ -272,15 +274,17 @@ def _looks_like_nucleotides(tokens: Any, start: Any, end: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _num_x(tokens: Any, start: Any, end: Any) -> Any:
+def _num_predictable(tokens: Any, start: Any, end: Any) -> Any:
     found = 0
     for number in range(start, end):
-        found += tokens[number] == AMBIGUOUS
+        found += _IS_PREDICTABLE[tokens[number]]
     return found
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def scan_text(text: Any, wide: Any, tokens: Any, identifiers: Any, places: Any, counts: Any, hashes: Any, marks: Any):
+def scan_text(
+    text: Any, wide: Any, tokens: Any, identifiers: Any, places: Any, counts: Any, hashes: Any, marks: Any
+) -> Any:
     """Scan a text; return how many records it has and their lines, or -1 records where there is no room.
 
     Args:
@@ -292,7 +296,7 @@ def scan_text(text: Any, wide: Any, tokens: Any, identifiers: Any, places: Any, 
             identifiers, and behind the last with their ends.
         counts: int64 (M, 3), filled with the number of the header's line, from 0, of residues that can be
             predicted and of ambiguous residues.
-        hashes: uint64 (M, 4), filled with both halves of the hash of tokens and of the accession.
+        hashes: uint64 (M, 4), filled with both halves of the hash of the tokens and of the accession.
         marks: uint8 (M,), filled with NUCLEOTIDES, FRAGMENT, NOT_PLAIN; a record that is not plain
             has neither tokens nor identifier.
     """
@@ -301,28 +305,58 @@ def scan_text(text: Any, wide: Any, tokens: Any, identifiers: Any, places: Any, 
     while here < len(text):
         if number == len(marks):
             return -1, 0
-        start, name_start = at, name
         identifier_end, header_end, is_fragment = _header(text, here + 1)
-        end_mark = text[identifier_end]
-        is_plain = identifier_end > here + 1 and (end_mark in (_BLANK, _LINE_FEED, 9, 1))
-        body, is_whole, at, num_lines, num_ambiguous = _body(text, header_end + 1, tokens, start, wide)
-        if not is_whole:
-            body, more = _skipped(text, body)
-            num_lines += more
+        is_plain = identifier_end > here + 1 and text[identifier_end] in (_BLANK, _LINE_FEED, _TAB, _JOINT)
+        following, is_whole, end, num_lines, num_ambiguous = _body(text, header_end + 1, tokens, at, wide)
         counts[number, 0] = line
         if is_plain and is_whole:
-            name_from, name_to = _accession(text, here + 1, identifier_end)
-            name = _copied(text, here + 1, identifier_end, identifiers, name_start)
-            hashes[number, 2], hashes[number, 3] = xxh3_128(text, name_from, name_to)
-            hashes[number, 0], hashes[number, 1] = xxh3_128(tokens, start, at)
-            counts[number, 1] = at - start - (_num_x(tokens, start, at) if num_ambiguous else 0)
+            name_end = _copied(text, here + 1, identifier_end, identifiers, name)
+            _hash_record(tokens, at, end, identifiers, name, name_end, hashes[number])
+            counts[number, 1] = _num_predictable(tokens, at, end) if num_ambiguous else end - at
             counts[number, 2] = num_ambiguous
-            marks[number] = FRAGMENT * is_fragment | NUCLEOTIDES * _looks_like_nucleotides(tokens, start, at)
+            marks[number] = FRAGMENT * is_fragment | NUCLEOTIDES * _looks_like_nucleotides(tokens, at, end)
+            at, name = end, name_end
         else:
-            at, name = start, name_start
+            following, num_skipped = _skipped(text, following) if not is_whole else (following, 0)
+            num_lines += num_skipped
             marks[number] = NOT_PLAIN
-        here = body
+        here = following
         line += 1 + num_lines
         number += 1
         places[number, 0], places[number, 1], places[number, 2] = here, at, name
     return number, line
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _hash_record(tokens: Any, start: Any, end: Any, names: Any, name_start: Any, name_end: Any, hashes: Any) -> None:
+    accession_start, accession_end = _accession(names, name_start, name_end)
+    hashes[0], hashes[1] = xxh3_128(tokens, start, end)
+    hashes[2], hashes[3] = xxh3_128(names, accession_start, accession_end)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def measure_records(
+    numbers: Any,
+    tokens: Any,
+    offsets: Any,
+    identifiers: Any,
+    identifier_offsets: Any,
+    counts: Any,
+    hashes: Any,
+    marks: Any,
+) -> None:
+    """Do for the records with these numbers what scan_text does for plain ones.
+
+    ``counts``, but for the lines, and ``hashes`` are filled, NUCLEOTIDES is added to ``marks``.
+    """
+    for number in numbers:
+        start, end = offsets[number], offsets[number + 1]
+        _hash_record(
+            tokens, start, end, identifiers, identifier_offsets[number], identifier_offsets[number + 1], hashes[number]
+        )
+        counts[number, 1] = _num_predictable(tokens, start, end)
+        num_standard = 0
+        for place in range(start, end):
+            num_standard += tokens[place] < _FIRST_AMBIGUOUS
+        counts[number, 2] = end - start - num_standard
+        marks[number] |= NUCLEOTIDES * _looks_like_nucleotides(tokens, start, end)
