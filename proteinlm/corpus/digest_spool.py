@@ -130,6 +130,13 @@ class DigestSpool:
             file.write(np.ascontiguousarray(values[column](), dtype=_NUMBER).data)
         self._num_records += int(np.count_nonzero(kept))
 
+    def append_sequences(self, digests: NDArray[np.uint64]) -> None:
+        """Add records of which the digests of their tokens, low half and high half (K, 2), are all that matters."""
+        assert self.columns == SEQUENCE_COLUMNS
+        for half, column in enumerate(SEQUENCE_COLUMNS):
+            self._files[column].write(np.ascontiguousarray(digests[:, half], dtype=_NUMBER).data)
+        self._num_records += len(digests)
+
     def flush(self) -> None:
         """Hand everything appended to the system."""
         for file in self._files.values():

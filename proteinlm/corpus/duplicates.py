@@ -49,8 +49,13 @@ def find_duplicates(spool: DigestSpool, *, memory_bytes: int, drop: bool = False
         drop: whether the records with an earlier sequence are dropped; their names are then
             no one's.
     """
-    sequences = _repeats(spool, SEQUENCE_COLUMNS, None, memory_bytes)
+    sequences = find_equal_sequences(spool, memory_bytes=memory_bytes)
     return Duplicates(sequences, _repeats(spool, NAME_COLUMNS, sequences if drop else None, memory_bytes))
+
+
+def find_equal_sequences(spool: DigestSpool, *, memory_bytes: int) -> RecordSet:
+    """Find the records whose sequence is that of an earlier one; arguments as in ``find_duplicates``."""
+    return _repeats(spool, SEQUENCE_COLUMNS, None, memory_bytes)
 
 
 def find_leaks(
