@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -151,6 +151,11 @@ class SequenceSet:
         shard, place = self._locate(number)
         start, end = shard[layout.IDENTIFIER_OFFSETS_DATASET][place : place + 2].tolist()
         return shard[layout.IDENTIFIERS_DATASET][start:end].tobytes().decode()
+
+    def by_shard(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+        """Yield the residues of each shard, uint8[R], and the offsets of its sequences, int64[N + 1]; views."""
+        for shard in self._shards:
+            yield np.asarray(shard[layout.TOKENS_DATASET]), np.asarray(shard[layout.OFFSETS_DATASET])
 
     def _locate(self, number: int) -> tuple[Shard, int]:
         if not 0 <= number < len(self):
