@@ -67,19 +67,21 @@ def _vector_at(builder: Any, address: Any) -> Any:
     return builder.load(builder.inttoptr(address, _BYTES.as_pointer()), align=1)
 
 
-def _chosen(builder: Any, left: Any, right: Any, numbers: range) -> Any:
-    return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(_I32, len(numbers)), [*numbers]))
+def _chosen(builder: Any, vectors: tuple[Any, Any], numbers: range) -> Any:
+    """Return the elements with these numbers, counted through both vectors."""
+    return builder.shuffle_vector(*vectors, ir.Constant(ir.VectorType(_I32, len(numbers)), [*numbers]))
 
 
 def _looked_up(builder: Any, letters: Any) -> Any:
     """Return the tokens of letters from ``@`` to ``_``; they are wrong, but below 128, for other bytes."""
     kind = ir.FunctionType(_LOOKUP, [_LOOKUP, _LOOKUP])
     shuffle = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pshuf.b")
-    parts = [_chosen(builder, letters, letters, range(start, start + 32)) for start in (0, 32)]
+    parts = [_chosen(builder, (letters, letters), range(start, start + 32)) for start in (0, 32)]
     halves = []
     for first in (0x40, 0x50):
         table = ir.Constant(_LOOKUP, _TOKEN_OF[first : first + 16].tolist() * 2)
-        halves.append(_chosen(builder, *[builder.call(shuffle, [table, part]) for part in parts], range(64)))
+        first_part, second_part = (builder.call(shuffle, [table, part]) for part in parts)
+        halves.append(_chosen(builder, (first_part, second_part), range(_WIDTH)))
     is_second = builder.icmp_unsigned("!=", builder.and_(letters, _every(0x10)), _every(0))
     return builder.select(is_second, halves[1], halves[0])
 
