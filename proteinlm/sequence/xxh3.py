@@ -212,11 +212,6 @@ def _strong_avalanche(word: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _swap32(word: Any) -> Any:
-    return _swap64(word & _LOW_32) >> _U(32)
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _rotated(word: Any, bits: Any) -> Any:
     return (word << bits) | (word >> (_U(64) - bits))
 
@@ -265,7 +260,7 @@ def _short_64(text: Any, size: Any, secret: Any, seed: Any) -> Any:
         high = _read64(text + size - _U(8)) ^ ((_read64(secret + _U(40)) ^ _read64(secret + _U(48))) - seed)
         return _avalanche(size + _swap64(low) + high + _folded(low, high))
     if size >= _U(4):
-        seed ^= _swap32(seed) << _U(32)
+        seed ^= _swap64(seed & _LOW_32) & ~_LOW_32
         word = _read32(text + size - _U(4)) + (_read32(text) << _U(32))
         word ^= (_read64(secret + _U(8)) ^ _read64(secret + _U(16))) - seed
         word ^= _rotated(word, _U(49)) ^ _rotated(word, _U(24))
@@ -334,7 +329,7 @@ def _short_128(text: Any, size: Any, secret: Any) -> Any:
         return low ^ (low >> _U(28)), _avalanche(high)
     if size:
         word = _first_middle_last(text, size)
-        swapped = _swap32(word)
+        swapped = _swap64(word) >> _U(32)
         turned = ((swapped << _U(13)) | (swapped >> _U(19))) & _LOW_32
         low = word ^ _read32(secret) ^ _read32(secret + _U(4))
         high = turned ^ _read32(secret + _U(8)) ^ _read32(secret + _U(12))

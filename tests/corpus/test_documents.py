@@ -39,7 +39,8 @@ def test_alphabet_attribute_can_be_computed_as_described():
 
 def test_every_count_of_the_reader_is_explained(project_root):
     text = (project_root / "docs" / "reading.md").read_text()
-    code = (project_root / "proteinlm" / "sequence" / "fasta.py").read_text()
+    sequence = project_root / "proteinlm" / "sequence"
+    code = (sequence / "fasta.py").read_text() + (sequence / "fasta_text.py").read_text()
     kinds = set(re.findall(r'_count\("([^"]+)"', code))
     assert len(kinds) == 8
     assert [kind for kind in kinds if f"`{kind}`" not in text] == []

@@ -26,7 +26,8 @@ CONFIGS = {
     "refuse": FastaConfig(gaps="refuse"),
     "strict": FastaConfig(strict=True),
 }
-IN_TURN = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+# the first call compiles, the folder may be shared
+IN_TURN = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
