@@ -69,7 +69,15 @@ def test_options_become_settings_of_the_corpus(proteinlm, tmp_path):
     assert open_corpus(tmp_path / "corpus").index.settings == {
         "reading": {"gaps": "keep", "strict": True},
         "screening": {"min_length": 2, "max_length": 99, "drop_duplicates": True},
-        "splitting": {"validation_share": 0.25, "ood_share": 0.05, "seed": 5},
+        "splitting": {
+            "validation_share": 0.25,
+            "ood_share": 0.05,
+            "seed": 5,
+            "validation_by": "sequence",
+            "largest_clusters": 0,
+            "cluster_source": "file",
+            "cluster_columns": [],
+        },
         "shard_residues": 2**26,
     }
 
