@@ -29,6 +29,8 @@ _PLAIN = ("representative", "member")
 _OPENINGS = frozenset({"representative", "cluster", "uniref50", "uniref90", "uniref100"})
 # a fault brings in up to 16 pages of 4 KiB, of each of the two arrays
 _BYTES_OF_A_QUERY = 2 << 16
+# names of equally large clusters that may be held beside those that come first
+_TIED_NAMES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,8 +253,11 @@ def _first_by_name(path: Path, config: ClusterTableConfig, tied: NDArray[np.uint
     number_of: dict[str, int] = {}
     for batch in _read(path, config):
         rows = np.flatnonzero(is_in(batch.groups, tied))
-        for number, (group, _) in zip(batch.groups[rows].tolist(), batch.names(rows), strict=True):
-            number_of[group] = number
+        numbers, places = np.unique(batch.groups[rows], return_index=True)
+        groups = (group for group, _ in batch.names(rows[places]))
+        number_of.update(zip(groups, numbers.tolist(), strict=True))
+        if len(number_of) > 2 * most + _TIED_NAMES:
+            number_of = {name: number_of[name] for name in heapq.nsmallest(most, number_of)}
     return np.array([number_of[name] for name in heapq.nsmallest(most, number_of)], dtype=np.uint64)
 
 

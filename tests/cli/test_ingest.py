@@ -59,7 +59,7 @@ def test_manifest_of_the_sample_is_ingested(proteinlm, tmp_path, project_root):
     manifest = project_root / "data_manifests" / "uniprotkb_sample.toml"
     code, _, err = proteinlm("ingest", "--manifest", manifest, "-o", tmp_path / "corpus")
     assert code == 0, err
-    assert "validation_ood: 895 sequences, 401,707 residues (0 equal to one in train, 0 of a cluster in train)" in err
+    assert "validation_ood: 941 sequences, 573,997 residues (0 equal to one in train, 0 of a cluster in train)" in err
 
 
 def test_options_become_settings_of_the_corpus(proteinlm, tmp_path):
