@@ -74,8 +74,9 @@ class ClusterTable:
         self.num_clusters = about.num_clusters
         self.largest = np.array(about.largest, dtype=np.uint64)
         self._members, self._clusters = (_Column(folder / name) for name in (_MEMBERS_FILE, _CLUSTERS_FILE))
-        # queries after which the pages that they brought in are let go
-        self._most_queries = max(1, memory_bytes // _BYTES_OF_A_QUERY)
+        # a table within the budget may stay mapped; of a larger one, pages are let go after so many queries
+        self._is_large = 16 * about.num_members > memory_bytes
+        self._most_queries = memory_bytes // _BYTES_OF_A_QUERY
         self._num_queries = 0
 
     def lookup(self, names: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
@@ -103,7 +104,7 @@ class ClusterTable:
 
     def _let_go(self, num_queries: int) -> None:
         self._num_queries += num_queries
-        if self._num_queries > self._most_queries:
+        if self._is_large and self._num_queries > self._most_queries:
             self._num_queries = 0
             self._members.let_go()
             self._clusters.let_go()
