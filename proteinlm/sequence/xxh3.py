@@ -71,28 +71,20 @@ def _load(builder: Any, address: Any, kind: Any) -> Any:
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _read64(typing_context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _load(builder, arguments[0], _I64)
+def _reader(bits: int) -> Any:
+    """Return what reads an unaligned word of so many bits at an address."""
 
-    return types.uint64(types.uint64), generate
+    @intrinsic  # type: ignore[untyped-decorator]
+    def read(typing_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.zext(_load(builder, arguments[0], ir.IntType(bits)), _I64)
 
+        return types.uint64(types.uint64), generate
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _read32(typing_context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.zext(_load(builder, arguments[0], ir.IntType(32)), _I64)
-
-    return types.uint64(types.uint64), generate
+    return read
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _read8(typing_context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.zext(_load(builder, arguments[0], ir.IntType(8)), _I64)
-
-    return types.uint64(types.uint64), generate
+_read8, _read32, _read64 = _reader(8), _reader(32), _reader(64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
