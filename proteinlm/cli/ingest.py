@@ -13,6 +13,7 @@ from proteinlm.cli.terminal import TerminalProgress, note, seconds
 
 if TYPE_CHECKING:
     from proteinlm.corpus import IngestionConfig, IngestionReport
+    from proteinlm.corpus.layout import CorpusIndex
 
 # option -> where its value stands among the settings
 _SETTINGS = {
@@ -26,6 +27,10 @@ _SETTINGS = {
     "validation_share": ("splitting", "validation_share"),
     "ood_share": ("splitting", "ood_share"),
     "seed": ("splitting", "seed"),
+    "validation_by": ("splitting", "validation_by"),
+    "largest_clusters": ("splitting", "largest_clusters"),
+    "cluster_source": ("splitting", "cluster_source"),
+    "cluster_columns": ("splitting", "cluster_columns"),
 }
 
 
@@ -46,10 +51,33 @@ Example:
 @click.option(
     "--clusters",
     type=click.Path(path_type=Path),
-    help="Table representative<TAB>member; whole clusters are held out as validation_ood.",
+    help="Table representative<TAB>member, or UniRef's XML; whole clusters are held out as validation_ood.",
+)
+@click.option("--cluster-columns", metavar="CLUSTER,MEMBER", help="Columns of the table of clusters, by name.")
+@click.option(
+    "--cluster-source",
+    type=click.Choice(["file", "header"]),
+    help="Where clusters are told: in --clusters, or by identifiers of UniRef.",
 )
 @click.option("--validation-share", type=float, help="Share of the proteins to hold out at random.")
 @click.option("--ood-share", type=float, help="Share of the clusters to hold out whole.")
+@click.option("--largest-clusters", type=int, help="Hold out so many of the largest clusters, and not a share.")
+@click.option(
+    "--validation-by",
+    type=click.Choice(["sequence", "identifier", "cluster"]),
+    help="What is hashed to draw --validation-share.",
+)
+@click.option("--held-out", type=click.Path(path_type=Path), help="Hold out the proteins named here, one a line.")
+@click.option(
+    "--held-out-families",
+    type=click.Path(path_type=Path),
+    help="Hold out the families named here: TOML, or one a line.",
+)
+@click.option(
+    "--families",
+    type=click.Path(path_type=Path),
+    help="Table identifier<TAB>family, or Pfam-A.regions.tsv, for --held-out-families.",
+)
 @click.option("--seed", type=int, help="Seed of the hash that fills the splits.")
 @click.option("--min-length", type=int, help="Drop shorter sequences.  [residues]")
 @click.option("--max-length", type=int, help="Drop longer sequences.  [residues]")
@@ -71,6 +99,9 @@ def command(
     manifest: Path | None,
     clusters: Path | None,
     drop_duplicates: bool,
+    held_out: Path | None,
+    held_out_families: Path | None,
+    families: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -80,7 +111,7 @@ def command(
     standard input. Nothing is dropped without a count.
     """
     from proteinlm import config as configuration
-    from proteinlm.corpus import ingest, ingest_manifest
+    from proteinlm.corpus import HeldOutFiles, ingest, ingest_manifest
 
     if bool(files) == bool(manifest):
         raise click.UsageError("name FILES to read, or one --manifest, and not both")
@@ -89,18 +120,36 @@ def command(
     if drop_duplicates and options["duplicates"] not in (None, "drop"):
         raise click.UsageError(f"--drop-duplicates and --duplicates {options['duplicates']} exclude each other")
     options["duplicates"] = "drop" if drop_duplicates else options["duplicates"]
+    if bool(held_out_families) != bool(families):
+        raise click.UsageError("--held-out-families names what to hold out and --families who is in it; name both")
+    _check_cluster_options(options, has_clusters=clusters is not None, may_have_clusters=bool(clusters or manifest))
+    is_by_name = held_out is not None or families is not None
+    by_name = HeldOutFiles(names=held_out, families=held_out_families, membership=families) if is_by_name else None
     start = time.perf_counter()
     progress = TerminalProgress()
     config = _config(options, manifest)
     if manifest:
-        report = ingest_manifest(manifest, output, config=config, progress=progress)
+        report = ingest_manifest(manifest, output, config=config, held_out=by_name, progress=progress)
     else:
-        report = ingest(files, output, config=config, clusters=clusters, progress=progress)
+        report = ingest(files, output, config=config, clusters=clusters, held_out=by_name, progress=progress)
     for line in _lines(report) + _warnings(report, is_ood_share_typed=options["ood_share"] is not None):
         note(line)
     note(f"took {seconds(start)}")
     if as_json:
         click.echo(json.dumps(configuration.to_table(report.index), indent=1))
+
+
+def _check_cluster_options(options: dict[str, Any], *, has_clusters: bool, may_have_clusters: bool) -> None:
+    """Refuse options of clusters that cannot go together."""
+    if options["ood_share"] is not None and options["largest_clusters"] is not None:
+        raise click.UsageError("--ood-share and --largest-clusters are two rules for one split; leave one of them out")
+    if has_clusters and options["cluster_source"] == "header":
+        raise click.UsageError("--cluster-source header takes no --clusters; leave one of the two out")
+    for name in ("largest_clusters", "cluster_columns"):
+        if options[name] is not None and not may_have_clusters:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --clusters, the table of who is in which")
+    if options["validation_by"] == "cluster" and not may_have_clusters and options["cluster_source"] != "header":
+        raise click.UsageError("--validation-by cluster needs --clusters or --cluster-source header")
 
 
 def _config(options: dict[str, Any], manifest: Path | None) -> IngestionConfig:
@@ -110,13 +159,18 @@ def _config(options: dict[str, Any], manifest: Path | None) -> IngestionConfig:
 
     base = IngestionConfig(splitting=read_manifest(manifest).splitting) if manifest else IngestionConfig()
     table = configuration.to_table(base)
-    for name, value in options.items():
-        if value is not None:
-            *path, last = _SETTINGS.get(name, (name,))
-            inner = table
-            for step in path:
-                inner = inner[step]
-            inner[last] = value
+    typed = {name: value for name, value in options.items() if value is not None}
+    if "ood_share" in typed:
+        # what is typed takes the place of the manifest's rule
+        typed["largest_clusters"] = 0
+    if "cluster_columns" in typed:
+        typed["cluster_columns"] = typed["cluster_columns"].split(",")
+    for name, value in typed.items():
+        *path, last = _SETTINGS.get(name, (name,))
+        inner = table
+        for step in path:
+            inner = inner[step]
+        inner[last] = value
     return configuration.parse(IngestionConfig, table, source="ingest")
 
 
@@ -137,6 +191,11 @@ def _lines(report: IngestionReport) -> list[str]:
     lines += [f"noted, and kept: {listed(screening.noted)}"] if screening.noted else []
     for name, split in index.splits.items():
         lines.append(f"{name}: {split.num_sequences:,} sequences, {split.num_residues:,} residues{_leak(report, name)}")
+    if held_out := index.held_out:
+        lines.append(
+            f"held out by name: {held_out.num_listed:,} listed, {held_out.num_of_families:,} of held-out families, "
+            f"{held_out.num_relatives:,} relatives by cluster"
+        )
     num_shards = sum(len(split.shards) for split in index.splits.values())
     lines.append(
         f"wrote {screening.num_kept:,} sequences, {sum(s.num_residues for s in index.splits.values()):,} residues "
@@ -169,10 +228,26 @@ def _warnings(report: IngestionReport, *, is_ood_share_typed: bool) -> list[str]
     if is_ood_share_typed and index.clusters is None:
         warnings.append("--ood-share has no effect without --clusters")
     if index.clusters is not None and (count := index.clusters.num_unclustered):
-        warnings.append(f"{count:,} proteins are in no cluster of the table, so none of them is held out")
+        place = "are in no cluster of the table" if index.clusters.sha256 else "have no identifier of UniRef"
+        warnings.append(f"{count:,} proteins {place}, so they are held out by name at most")
+    warnings += _held_out_warnings(index)
     for name, leak in index.leaks.items():
         if leak.equal_sequences:
             warnings.append(
                 f"{leak.equal_sequences:,} proteins of {name} are also in train; mend the table of clusters"
             )
     return [f"warning: {warning}" for warning in warnings]
+
+
+def _held_out_warnings(index: CorpusIndex) -> list[str]:
+    if (held_out := index.held_out) is None:
+        return []
+    warnings = []
+    if held_out.num_unmatched:
+        warnings.append(
+            f"{held_out.num_unmatched:,} of the {held_out.num_names:,} names of --held-out are those of no protein kept"
+        )
+    if empty := [family for family, count in held_out.families.items() if not count]:
+        shown = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
+        warnings.append(f"{len(empty):,} of the {len(held_out.families):,} families have no row in --families: {shown}")
+    return warnings

@@ -2,6 +2,7 @@
 
 from proteinlm.corpus.download import DownloadReport, download, find_manifest, shipped_manifests
 from proteinlm.corpus.export import ExportReport, export_fasta
+from proteinlm.corpus.held_out import HeldOutFiles
 from proteinlm.corpus.ingestion import IngestionConfig, IngestionReport, ingest, ingest_manifest
 from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD
 from proteinlm.corpus.manifest import Manifest, is_manifest, read_manifest
@@ -19,6 +20,7 @@ __all__ = [
     "DownloadConfig",
     "DownloadReport",
     "ExportReport",
+    "HeldOutFiles",
     "IngestionConfig",
     "IngestionReport",
     "Manifest",

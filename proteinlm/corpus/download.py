@@ -45,7 +45,8 @@ class DownloadReport:
 
 def shipped_manifests() -> dict[str, Path]:
     """Return the manifests that come with the program, by name."""
-    return {path.stem: path for path in sorted(SHIPPED_MANIFESTS.glob("*.toml"))}
+    lists = set(SHIPPED_MANIFESTS.glob("*_families.toml"))
+    return {path.stem: path for path in sorted(SHIPPED_MANIFESTS.glob("*.toml")) if path not in lists}
 
 
 def find_manifest(name: str | Path) -> Path:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from proteinlm import config as configuration
 from proteinlm.corpus import layout, manifest
-from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD, CorpusIndex
+from proteinlm.corpus.held_out import HeldOutFiles
+from proteinlm.corpus.layout import SPLITS, TRAIN, CorpusIndex
 from proteinlm.corpus.shard_writer import ShardWriter
-from proteinlm.corpus.splitting import Clusters, LeakCheck, Splitter, SplittingConfig, read_clusters
+from proteinlm.corpus.splitting import LeakCheck, Splitter, SplittingConfig, prepare_splitter
 from proteinlm.errors import FastaError
 from proteinlm.outputs import folder_beside
 from proteinlm.progress import SILENT, Progress
@@ -23,13 +28,16 @@ from proteinlm.sequence import (
     ReadingTally,
     Screen,
     ScreeningConfig,
-    accession,
     alphabet_digest,
     encode,
     read_fasta,
 )
 from proteinlm.sequence.fasta import SourceTally
+from proteinlm.sequence.record_blocks import ReadingPosition, block_of
 from proteinlm.sequence.wording import listed, on_one_line
+
+# records that are split together
+_BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +68,7 @@ def ingest(
     *,
     config: IngestionConfig | None = None,
     clusters: Path | None = None,
+    held_out: HeldOutFiles | None = None,
     progress: Progress = SILENT,
 ) -> IngestionReport:
     """Build a corpus from FASTA files.
@@ -69,8 +78,9 @@ def ingest(
     Args:
         paths: files, plain or compressed, or ``-`` for standard input, in the order to keep.
         output: the folder to make.
-        clusters: a table ``representative<TAB>member``; with it, whole clusters are held out as the
-            split ``validation_ood``.
+        clusters: a table ``representative<TAB>member`` or another that docs/splits.md describes; with it,
+            whole clusters are held out as the split ``validation_ood``.
+        held_out: files that say what else is held out there, by name.
 
     Raises:
         FastaError: if a file cannot be read with certainty, or no record can be kept.
@@ -78,13 +88,18 @@ def ingest(
         OutputError: if ``output`` exists or cannot be written.
     """
     with folder_beside(output) as folder:
-        index = _build(folder, paths, config or IngestionConfig(), clusters, {}, progress)
+        index = _build(folder, paths, config or IngestionConfig(), clusters, held_out, {}, progress)
         layout.write_index(folder, index)
     return IngestionReport(output, index)
 
 
 def ingest_manifest(
-    path: Path, output: Path, *, config: IngestionConfig | None = None, progress: Progress = SILENT
+    path: Path,
+    output: Path,
+    *,
+    config: IngestionConfig | None = None,
+    held_out: HeldOutFiles | None = None,
+    progress: Progress = SILENT,
 ) -> IngestionReport:
     """Build a corpus from the files that a manifest names, and check that they are what it says.
 
@@ -92,6 +107,7 @@ def ingest_manifest(
         path: the manifest; its files are looked for beside it.
         output: the folder to make.
         config: other settings than the manifest's; its expected splits are then not asked for.
+        held_out: files that say what is held out by name; nor are they then.
 
     Raises:
         ManifestError: if the manifest is faulty or a file, a count or a digest is not what it says.
@@ -103,9 +119,9 @@ def ingest_manifest(
     files = [path.parent / file.path for file in found.files]
     clusters = path.parent / found.clusters.path if found.clusters else None
     with folder_beside(output) as folder:
-        index = _build(folder, files, config or own, clusters, found.provenance, progress)
+        index = _build(folder, files, config or own, clusters, held_out, found.provenance, progress)
         manifest.check_sources(path, found, index)
-        if config is None or config == own:
+        if held_out is None and config in {None, own}:
             manifest.check_splits(path, found, index.splits)
         layout.write_index(folder, index)
     return IngestionReport(output, index)
@@ -116,54 +132,58 @@ def _build(
     paths: Iterable[Path | str],
     config: IngestionConfig,
     clusters: Path | None,
+    held_out: HeldOutFiles | None,
     provenance: dict[str, str],
     progress: Progress,
 ) -> CorpusIndex:
-    builder = _Builder(folder, config, read_clusters(clusters) if clusters is not None else None)
+    arrays = folder / "clusters"
+    splitter = prepare_splitter(config.splitting, arrays, clusters=clusters, held_out=held_out)
+    builder = _Builder(folder, config, splitter)
     tally = ReadingTally()
     with (folder / layout.SCREENING_FILE).open("w", encoding="utf-8", newline="\n") as table:
         table.write("outcome\treason\tfile\tline\tidentifier\n")
-        for record in read_fasta(paths, config=config.reading, tally=tally, progress=progress):
-            builder.add(record, table)
+        records = read_fasta(paths, config=config.reading, tally=tally, progress=progress)
+        while batch := list(islice(records, _BATCH)):
+            builder.add(batch, table)
+    shutil.rmtree(arrays, ignore_errors=True)
     return builder.index(tally, provenance)
 
 
 class _Builder:
-    """Takes records one by one and hands each to the writer of its split."""
+    """Takes records and hands each to the writer of its split."""
 
-    def __init__(self, folder: Path, config: IngestionConfig, clusters: Clusters | None) -> None:
+    def __init__(self, folder: Path, config: IngestionConfig, splitter: Splitter) -> None:
         self._config = config
-        self._clusters = clusters
         self._screen = Screen(config.screening)
-        self._splitter = Splitter(config.splitting)
+        self._splitter = splitter
         self._leaks = LeakCheck()
         self._substitutions: Counter[str] = Counter()
-        self._num_unclustered = 0
-        splits = [TRAIN, VALIDATION_IID] + ([VALIDATION_OOD] if clusters is not None else [])
-        self._writers = {split: ShardWriter(folder, split, shard_residues=config.shard_residues) for split in splits}
+        self._writers = {
+            split: ShardWriter(folder, split, shard_residues=config.shard_residues) for split in splitter.splits
+        }
 
-    def add(self, record: FastaRecord, table: IO[str]) -> None:
+    def add(self, records: list[FastaRecord], table: IO[str]) -> None:
+        kept = [self._is_kept(record, table) for record in records]
+        block = block_of(records, ReadingPosition(0, 0, 1, 0, 0))
+        splits, clusters = self._splitter.splits_of(block, np.array(kept))
+        for place, number in enumerate(np.flatnonzero(kept).tolist()):
+            split = SPLITS[splits[place]]
+            cluster = None if clusters is None else int(clusters[place])
+            self._leaks.watch(block.digests[number].tobytes(), cluster, split)
+            tokens = block.tokens[block.offsets[number] : block.offsets[number + 1]]
+            self._writers[split].add(records[number].identifier, tokens)
+
+    def _is_kept(self, record: FastaRecord, table: IO[str]) -> bool:
         encoded = encode(record.residues)
         verdict = self._screen.judge(record, encoded.tokens)
         if verdict.dropped:
             table.write(_row("dropped", verdict.dropped, record))
-            return
+            return False
         for note in verdict.noted:
             table.write(_row("noted", note, record))
         if encoded.substitutions:
             self._substitutions.update(encoded.substitutions)
-        representative = self._representative(record.identifier)
-        split = self._splitter.split_of(verdict.digest, representative)
-        self._leaks.watch(verdict.digest, representative, split)
-        self._writers[split].add(record.identifier, encoded.tokens)
-
-    def _representative(self, identifier: str) -> str | None:
-        if self._clusters is None:
-            return None
-        found = self._clusters.representatives
-        representative = found.get(accession(identifier)) or found.get(identifier)
-        self._num_unclustered += representative is None
-        return representative
+        return True
 
     def index(self, tally: ReadingTally, provenance: dict[str, str]) -> CorpusIndex:
         splits = {split: writer.close() for split, writer in self._writers.items()}
@@ -176,7 +196,8 @@ class _Builder:
             digest=layout.corpus_digest(splits),
             splits=splits,
             sources=tuple(_source(source) for source in tally.sources),
-            clusters=self._clusters_entry(),
+            clusters=self._splitter.clusters_entry(),
+            held_out=self._splitter.held_out_entry(),
             manifest=provenance,
             settings=configuration.to_table(self._config),
             reading=dict(sorted(tally.treatments.items())),
@@ -188,16 +209,6 @@ class _Builder:
                 noted=screening.noted,
             ),
             leaks={split: self._leaks.report(split) for split in splits if split != TRAIN},
-        )
-
-    def _clusters_entry(self) -> layout.ClustersEntry | None:
-        if self._clusters is None:
-            return None
-        return layout.ClustersEntry(
-            num_bytes=self._clusters.digest.num_bytes,
-            sha256=self._clusters.digest.sha256,
-            num_clusters=self._clusters.num_clusters,
-            num_unclustered=self._num_unclustered,
         )
 
 

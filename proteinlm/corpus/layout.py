@@ -20,6 +20,8 @@ SCREENING_FILE = "screening.tsv"
 TRAIN = "train"
 VALIDATION_IID = "validation_iid"
 VALIDATION_OOD = "validation_ood"
+# while a corpus is built, splits go by their place here
+SPLITS = (TRAIN, VALIDATION_IID, VALIDATION_OOD)
 
 # datasets of a shard: tokens uint8 (R), offsets int64 (N + 1) into them, and the UTF-8 bytes of
 # the identifiers uint8 with their int64 (N + 1) offsets
@@ -87,12 +89,37 @@ class ScreeningEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClustersEntry:
-    """The clusters that held proteins out; ``num_unclustered`` proteins are in none."""
+    """The clusters that held proteins out; ``num_unclustered`` proteins are in none.
+
+    Where the identifiers tell the clusters there is no file: its size and digest are 0 and empty, and
+    ``num_clusters`` counts the proteins whose identifier tells one.
+    """
 
     num_bytes: int
     sha256: str
     num_clusters: int
     num_unclustered: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutFileEntry:
+    """A file that says what is held out by name, as it lay on disk."""
+
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutEntry:
+    """What was held out by name, and why: each protein is counted at the first rule that holds it out."""
+
+    files: Mapping[str, HeldOutFileEntry]  # by role: held_out, held_out_families, families
+    num_names: int  # on the list, each once
+    num_unmatched: int  # of them, those that no protein of the corpus has
+    families: Mapping[str, int]  # proteins of each held-out family in the table of families
+    num_listed: int  # proteins of the corpus held out by the list
+    num_of_families: int  # by their family
+    num_relatives: int  # because their cluster has a member that is to be held out by name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +146,7 @@ class CorpusIndex:
     substitutions: Mapping[str, int]
     screening: ScreeningEntry
     leaks: Mapping[str, LeakEntry]
+    held_out: HeldOutEntry | None = None
 
 
 def corpus_digest(splits: Mapping[str, SplitEntry]) -> str:

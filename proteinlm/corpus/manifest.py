@@ -166,14 +166,18 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def _toml_lines(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the lines of a table: its values, then its tables, then its lists of tables."""
     for name, value in table.items():
-        if isinstance(value, str | int | float):
+        if isinstance(value, str | int | float) or _is_texts(value):
             # a JSON string is a TOML string, but for a character that TOML wants escaped
             yield f"{name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
     for name, value in table.items():
         if isinstance(value, Mapping) and value:
             yield from ("", f"[{prefix}{name}]", *_toml_lines(value, f"{prefix}{name}."))
-        for item in value if isinstance(value, list) else []:
+        for item in value if isinstance(value, list) and not _is_texts(value) else []:
             yield from ("", f"[[{prefix}{name}]]", *_toml_lines(item, f"{prefix}{name}."))
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def check_sizes(path: Path, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""Which split a protein belongs to: a pure function of its sequence, its cluster and the seed.
+"""Which split a protein belongs to: a pure function of the protein, its cluster and the seed.
 
 Neither the order of the files nor the presence of other proteins matters, so a corpus that grows
 keeps its splits.
@@ -6,111 +6,284 @@ keeps its splits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import xxhash
+import numpy as np
 
-from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD, LeakEntry
-from proteinlm.errors import ManifestError
+from proteinlm.corpus.cluster_table import ClusterTable, ClusterTableConfig, cluster_table, is_in
+from proteinlm.corpus.held_out import HeldOut, HeldOutFiles, own_clusters, read_held_out
+from proteinlm.corpus.layout import (
+    SPLITS,
+    TRAIN,
+    VALIDATION_IID,
+    VALIDATION_OOD,
+    ClustersEntry,
+    HeldOutEntry,
+    LeakEntry,
+)
+from proteinlm.errors import ConfigError
 from proteinlm.randomness import stream_key
-from proteinlm.sequence.compression import SourceDigest, read_decompressed
+from proteinlm.sequence.record_blocks import RecordBlock
 
-# how many values a 64-bit hash has
-_HASHES = 2.0**64
-_hash = xxhash.xxh3_64_intdigest
-_HEADER = ["representative", "member"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_IID, _OOD = (SPLITS.index(name) for name in (VALIDATION_IID, VALIDATION_OOD))
+# what reading and looking up clusters may hold where nothing else is said
+MEMORY_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplittingConfig:
-    """How large the validation splits are, and the seed of the hash that fills them."""
+    """How the validation splits are filled, and the seed of the hashes."""
 
-    validation_share: float = 0.02  # share of the proteins, drawn at random
+    validation_share: float = 0.02  # share of what validation_by says, drawn at random
     ood_share: float = 0.05  # share of the clusters, held out whole; without clusters it is not used
     seed: int = 0
+    validation_by: Literal["sequence", "identifier", "cluster"] = "sequence"
+    largest_clusters: int = 0  # hold out so many of the largest clusters, and not a share
+    cluster_source: Literal["file", "header"] = "file"  # header: a UniRef identifier is its own cluster
+    cluster_columns: tuple[str, ...] = ()  # columns of the clusters and of their members; the first two if empty
 
     def __post_init__(self) -> None:
         for name, share in (("validation_share", self.validation_share), ("ood_share", self.ood_share)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} is {share}; expected a share from 0 up to below 1")
+        if self.largest_clusters < 0:
+            raise ValueError(f"largest_clusters is {self.largest_clusters}; expected 0 or more")
+        if len(self.cluster_columns) not in {0, 2} or len(set(self.cluster_columns)) != len(self.cluster_columns):
+            shown = ",".join(self.cluster_columns)
+            raise ValueError(f"cluster_columns is {shown}; expected two names, of the clusters and of their members")
+        if self.cluster_source == "header" and (self.largest_clusters or self.cluster_columns):
+            raise ValueError("cluster_source is header, which knows neither sizes of clusters nor columns")
 
 
-@dataclass(frozen=True, slots=True)
-class Clusters:
-    """The cluster of every protein: accession -> accession of its representative."""
+def prepare_splitter(
+    config: SplittingConfig,
+    folder: Path,
+    *,
+    clusters: Path | None = None,
+    held_out: HeldOutFiles | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+) -> Splitter:
+    """Read what tells the splits, and return who applies it.
 
-    representatives: Mapping[str, str]
-    digest: SourceDigest
-
-    @property
-    def num_clusters(self) -> int:
-        """How many clusters there are."""
-        return len(set(self.representatives.values()))
-
-
-def read_clusters(path: Path) -> Clusters:
-    """Read a table ``representative<TAB>member`` as MMseqs2 writes it, with or without a header line.
+    Args:
+        config: the settings.
+        folder: for the arrays of the clusters, which the splitter maps. What is there of the same file
+            and settings is taken as it is. Remove it when the corpus is complete.
+        clusters: a table ``representative<TAB>member``, one with a header line, or UniRef's XML.
+        held_out: the files that say what to hold out by name.
+        memory_bytes: what reading and looking up the clusters may hold.
 
     Raises:
-        ManifestError: if a line has not two words, or a protein is in two clusters.
-        FastaError: if the file cannot be read or decompressed.
+        ConfigError: if files and settings cannot go together.
+        ManifestError: if a file is faulty.
+        FastaError: if one cannot be read or decompressed.
     """
-    digest = SourceDigest()
-    representatives: dict[str, str] = {}
-    # one string for each representative, however many members it has
-    known: dict[str, str] = {}
-    for number, line in enumerate(_lines(path, digest), 1):
-        words = line.split("\t")
-        if len(words) != len(_HEADER) or not all(words):
-            raise ManifestError(f"{path}:{number}: expected representative<TAB>member, found {line[:60]!r}")
-        if number == 1 and words == _HEADER:
-            continue
-        representative, member = known.setdefault(words[0], words[0]), words[1]
-        if representatives.setdefault(member, representative) != representative:
-            raise ManifestError(f"{path}:{number}: '{member}' is in the clusters of two representatives")
-    return Clusters(representatives, digest)
+    _check(config, clusters)
+    names = read_held_out(held_out) if held_out is not None else None
+    if clusters is None:
+        return Splitter(config, held_out=names)
+    asked = ClusterTableConfig(
+        seed=_seed(config, VALIDATION_OOD), columns=config.cluster_columns, num_largest=config.largest_clusters
+    )
+    return Splitter(config, clusters=cluster_table(clusters, folder, asked, memory_bytes=memory_bytes), held_out=names)
 
 
-def _lines(path: Path, digest: SourceDigest) -> Iterator[str]:
-    """Yield the lines of a text file without their ends, LF or CR LF, holding one piece of it."""
-    unfinished = b""
-    for piece in read_decompressed(path, digest=digest):
-        *lines, unfinished = (unfinished + piece).split(b"\n")
-        yield from (_text(line) for line in lines)
-    if unfinished:
-        yield _text(unfinished)
+def _check(config: SplittingConfig, clusters: Path | None) -> None:
+    """Refuse settings that need a table of clusters where there is none, and a table that has no use."""
+    if clusters is not None and config.cluster_source == "header":
+        raise ConfigError(f"{clusters}: has no use, for cluster_source is header; leave one of the two out")
+    needs = {
+        "largest_clusters": config.largest_clusters > 0,
+        "cluster_columns": bool(config.cluster_columns),
+        "validation_by cluster": config.validation_by == "cluster" and config.cluster_source == "file",
+    }
+    for name, is_needed in needs.items():
+        if is_needed and clusters is None:
+            raise ConfigError(f"{name} needs a table of clusters, and there is none")
 
 
-def _text(line: bytes) -> str:
-    return line.removesuffix(b"\r").decode("utf-8", errors="replace")
+def _seed(config: SplittingConfig, split: str) -> int:
+    return stream_key(config.seed, "split", split)
+
+
+def _below(share: float) -> np.uint64:
+    """Return the number below which a share of all 64-bit hashes lies."""
+    # a hash is below the product if and only if it is below the whole number that follows
+    return np.uint64(math.ceil(share * 2.0**64))
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What the splitter has met so far."""
+
+    num_clustered: int = 0
+    num_unclustered: int = 0
+    num_listed: int = 0
+    num_of_families: int = 0
+    num_relatives: int = 0
 
 
 class Splitter:
-    """Tells the split of a protein by keyed 64-bit hashes.
+    """Tells the splits of the proteins of a block.
 
-    Whole clusters go to ``validation_ood`` by the hash of their representative; of the others,
-    proteins go to ``validation_iid`` by the hash of their sequence, so that equal sequences stay
-    together.
+    ``validation_ood`` takes, by the first rule that applies: proteins on the list, proteins of held-out
+    families, proteins whose cluster has a member of either, and whole clusters, the largest or those
+    with a low hash. Of the others, those with a low hash go to ``validation_iid``.
+
+    One thread calls it, with the blocks in any order.
+
+    Attributes:
+        splits: the splits that it may fill.
     """
 
-    def __init__(self, config: SplittingConfig) -> None:
-        self._ood_seed = stream_key(config.seed, "split", VALIDATION_OOD)
-        self._iid_seed = stream_key(config.seed, "split", VALIDATION_IID)
-        self._ood_below = config.ood_share * _HASHES
-        self._iid_below = config.validation_share * _HASHES
+    def __init__(
+        self, config: SplittingConfig, *, clusters: ClusterTable | None = None, held_out: HeldOut | None = None
+    ) -> None:
+        self._config = config
+        self._table = clusters
+        self._held_out = held_out
+        self._ood_seed, self._iid_seed = (_seed(config, split) for split in (VALIDATION_OOD, VALIDATION_IID))
+        self._knows_clusters = clusters is not None or config.cluster_source == "header"
+        may_hold_out = self._knows_clusters or held_out is not None
+        self.splits = SPLITS if may_hold_out else tuple(name for name in SPLITS if name != VALIDATION_OOD)
+        self._related = self._clusters_of_held_out()
+        self._counts = _Counts()
+        self._is_matched = np.zeros(0 if held_out is None else len(held_out.listed), dtype=np.bool_)
 
-    def split_of(self, digest: bytes, representative: str | None) -> str:
-        """Return the split of a protein.
+    def splits_of(
+        self, block: RecordBlock, kept: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint64] | None]:
+        """Return the splits and the clusters of the K records of a block that are kept.
 
         Args:
-            digest: of the tokens of its sequence.
-            representative: of its cluster, or None where that is not known.
+            block: N records.
+            kept: (N,), which of them go into the corpus.
+
+        Returns:
+            uint8 (K,), places in ``SPLITS``, and uint64 (K,), numbers of the clusters, or None where no
+            clusters are known. A protein that is in none has a cluster of its own.
         """
-        if representative is not None and _hash(representative.encode(), self._ood_seed) < self._ood_below:
-            return VALIDATION_OOD
-        return VALIDATION_IID if _hash(digest, self._iid_seed) < self._iid_below else TRAIN
+        from proteinlm.corpus.row_hashes import hash_pairs
+
+        rows = np.flatnonzero(kept)
+        names = block.name_digests[rows, 0]
+        clusters, is_clustered = self._clusters_of(block, rows, names)
+        is_held_out = self._held_out_by_name(names, clusters)
+        if clusters is not None:
+            is_held_out |= self._held_out_by_size_or_hash(clusters) & is_clustered
+        pairs = self._validation_pairs(block, rows, clusters)
+        splits = np.where(hash_pairs(pairs, self._iid_seed) < _below(self._config.validation_share), _IID, 0)
+        splits[is_held_out] = _OOD
+        return splits.astype(np.uint8), clusters
+
+    def _clusters_of(
+        self, block: RecordBlock, rows: NDArray[np.int64], names: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.uint64] | None, NDArray[np.bool_]]:
+        """Return the clusters of records (K,), and which of them the table or the identifier tells."""
+        from proteinlm.corpus.row_hashes import are_of_uniref, hash_accessions
+
+        if not self._knows_clusters:
+            return None, np.zeros(len(rows), dtype=np.bool_)
+        identifiers, offsets = block.identifiers, block.identifier_offsets
+        if self._table is None:
+            clusters = hash_accessions(identifiers, offsets, rows, self._ood_seed)
+            is_clustered = are_of_uniref(identifiers, offsets, rows)
+        else:
+            clusters, is_clustered = self._table.lookup(names)
+            clusters[~is_clustered] = hash_accessions(identifiers, offsets, rows[~is_clustered], self._ood_seed)
+        num_clustered = int(np.count_nonzero(is_clustered))
+        self._counts.num_clustered += num_clustered
+        self._counts.num_unclustered += len(rows) - num_clustered
+        return clusters, is_clustered
+
+    def _held_out_by_name(self, names: NDArray[np.uint64], clusters: NDArray[np.uint64] | None) -> NDArray[np.bool_]:
+        if self._held_out is None:
+            return np.zeros(len(names), dtype=np.bool_)
+        listed = self._held_out.listed
+        is_listed = is_in(names, listed)
+        self._is_matched[np.searchsorted(listed, names[is_listed])] = True
+        is_of_family = is_in(names, self._held_out.members) & ~is_listed
+        is_held_out = is_listed | is_of_family
+        if clusters is not None:
+            is_related = is_in(clusters, self._related) & ~is_held_out
+            is_held_out |= is_related
+            self._counts.num_relatives += int(np.count_nonzero(is_related))
+        self._counts.num_listed += int(np.count_nonzero(is_listed))
+        self._counts.num_of_families += int(np.count_nonzero(is_of_family))
+        return is_held_out
+
+    def _clusters_of_held_out(self) -> NDArray[np.uint64]:
+        """Return the clusters, in rising order, that have a member which is held out by name."""
+        if self._held_out is None or not self._knows_clusters:
+            return np.zeros(0, dtype=np.uint64)
+        # a name on the list may be a representative that is no member of the table
+        found = [own_clusters(self._held_out.list_names, self._ood_seed)]
+        if self._table is not None:
+            for names in (self._held_out.listed, self._held_out.members):
+                clusters, is_known = self._table.lookup(names)
+                found.append(clusters[is_known])
+        return np.unique(np.concatenate(found))
+
+    def _held_out_by_size_or_hash(self, clusters: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        if self._config.largest_clusters and self._table is not None:
+            return is_in(clusters, self._table.largest)
+        is_low: NDArray[np.bool_] = clusters < _below(self._config.ood_share)
+        return is_low
+
+    def _validation_pairs(
+        self, block: RecordBlock, rows: NDArray[np.int64], clusters: NDArray[np.uint64] | None
+    ) -> NDArray[np.uint64]:
+        """Return the 128 bits (K, 2), low half and high half, whose hash fills ``validation_iid``."""
+        if self._config.validation_by == "cluster":
+            assert clusters is not None
+            return np.stack([clusters, np.zeros_like(clusters)], axis=1)
+        return (block.digests if self._config.validation_by == "sequence" else block.name_digests)[rows]
+
+    def state(self) -> dict[str, Any]:
+        """Return what has been counted, for ``restore`` after an interruption; JSON can hold it."""
+        matched = base64.b85encode(np.packbits(self._is_matched).tobytes()).decode()
+        return asdict(self._counts) | {"matched": matched}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` returned, with the same settings and files."""
+        counts = dict(state)
+        bits = np.frombuffer(base64.b85decode(counts.pop("matched")), dtype=np.uint8)
+        self._is_matched = np.unpackbits(bits, count=len(self._is_matched)).astype(np.bool_)
+        self._counts = _Counts(**counts)
+
+    def clusters_entry(self) -> ClustersEntry | None:
+        """Return what the index says of the clusters, or None where none are known."""
+        if not self._knows_clusters:
+            return None
+        table = self._table
+        return ClustersEntry(
+            num_bytes=table.num_bytes if table else 0,
+            sha256=table.sha256 if table else "",
+            num_clusters=table.num_clusters if table else self._counts.num_clustered,
+            num_unclustered=self._counts.num_unclustered,
+        )
+
+    def held_out_entry(self) -> HeldOutEntry | None:
+        """Return what the index says of proteins held out by name, or None where none were to be."""
+        if self._held_out is None:
+            return None
+        return HeldOutEntry(
+            files=self._held_out.files,
+            num_names=len(self._held_out.listed),
+            num_unmatched=int(np.count_nonzero(~self._is_matched)),
+            families=self._held_out.families,
+            num_listed=self._counts.num_listed,
+            num_of_families=self._counts.num_of_families,
+            num_relatives=self._counts.num_relatives,
+        )
 
 
 @dataclass(slots=True)
@@ -118,24 +291,24 @@ class LeakCheck:
     """Watches what goes into which split, and counts what validation shares with training."""
 
     _train_sequences: set[bytes] = field(default_factory=set)
-    _train_clusters: set[str] = field(default_factory=set)
-    _validation: dict[str, list[tuple[bytes, str | None]]] = field(default_factory=dict)
+    _train_clusters: set[int] = field(default_factory=set)
+    _validation: dict[str, list[tuple[bytes, int | None]]] = field(default_factory=dict)
 
-    def watch(self, digest: bytes, representative: str | None, split: str) -> None:
+    def watch(self, digest: bytes, cluster: int | None, split: str) -> None:
         """Remember a protein that has gone into ``split``."""
         if split != TRAIN:
-            self._validation.setdefault(split, []).append((digest, representative))
+            self._validation.setdefault(split, []).append((digest, cluster))
             return
         self._train_sequences.add(digest)
-        if representative is not None:
-            self._train_clusters.add(representative)
+        if cluster is not None:
+            self._train_clusters.add(cluster)
 
     def report(self, split: str) -> LeakEntry:
         """Return how many proteins of ``split`` have an equal, or a member of their cluster, in ``train``."""
         proteins = self._validation.get(split, [])
         return LeakEntry(
             equal_sequences=sum(digest in self._train_sequences for digest, _ in proteins),
-            same_cluster=sum(representative in self._train_clusters for _, representative in proteins)
+            same_cluster=sum(cluster in self._train_clusters for _, cluster in proteins)
             if self._train_clusters
             else None,
         )

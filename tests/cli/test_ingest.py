@@ -59,7 +59,7 @@ def test_manifest_of_the_sample_is_ingested(proteinlm, tmp_path, project_root):
     manifest = project_root / "data_manifests" / "uniprotkb_sample.toml"
     code, _, err = proteinlm("ingest", "--manifest", manifest, "-o", tmp_path / "corpus")
     assert code == 0, err
-    assert "validation_ood: 895 sequences, 401,707 residues (0 equal to one in train, 0 of a cluster in train)" in err
+    assert "validation_ood: 941 sequences, 573,997 residues (0 equal to one in train, 0 of a cluster in train)" in err
 
 
 @pytest.mark.parametrize("duplicates", ["--drop-duplicates", "--duplicates drop"])
@@ -77,7 +77,15 @@ def test_options_become_settings_of_the_corpus(proteinlm, tmp_path, duplicates):
             "drop_fragments": True,
             "duplicates": "drop",
         },
-        "splitting": {"validation_share": 0.25, "ood_share": 0.05, "seed": 5},
+        "splitting": {
+            "validation_share": 0.25,
+            "ood_share": 0.05,
+            "seed": 5,
+            "validation_by": "sequence",
+            "largest_clusters": 0,
+            "cluster_source": "file",
+            "cluster_columns": [],
+        },
         "shard_residues": 2**26,
     }
 
@@ -144,3 +152,55 @@ def test_sigterm_is_what_it_was_after_a_command(proteinlm, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_proteins_are_held_out_by_list_family_and_cluster(proteinlm, tmp_path):
+    residues = ("MKTAYIAKQR", "MSILVTRPSP", "MENFQKVEKI", "MAHHGWWLLK", "MDDDRRLLAA")
+    fasta = _write(tmp_path / "five.fasta", "".join(f">P{n}\n{text}\n" for n, text in enumerate(residues)))
+    words = ["--held-out", _write(tmp_path / "list.txt", "P0\nP7\n"), "--validation-share", "0", "--ood-share", "0"]
+    words += ["--held-out-families", _write(tmp_path / "families.txt", "F1\nF2\n")]
+    words += ["--families", _write(tmp_path / "families.tsv", "P1\tF1\nP4\tF3\n")]
+    words += ["--clusters", _write(tmp_path / "clusters.tsv", "cluster\tx\tprotein\nC\t1\tP1\nC\t1\tP2\n")]
+    code, _, err = proteinlm("ingest", fasta, "-o", tmp_path / "corpus", *words, "--cluster-columns", "cluster,protein")
+    assert code == 0, err
+    assert "held out by name: 1 listed, 1 of held-out families, 1 relatives by cluster" in err
+    assert "warning: 1 of the 2 names of --held-out are those of no protein kept" in err
+    assert "warning: 1 of the 2 families have no row in --families: F2" in err
+    corpus = open_corpus(tmp_path / "corpus")
+    sequences = corpus.sequences("validation_ood")
+    assert [sequences.identifier(number) for number in range(len(sequences))] == ["P0", "P1", "P2"]
+    assert corpus.index.held_out.files.keys() == {"held_out", "held_out_families", "families"}
+
+
+def test_a_typed_share_takes_the_place_of_the_largest_clusters_of_a_manifest(proteinlm, tmp_path, project_root):
+    manifest = project_root / "data_manifests" / "uniprotkb_sample.toml"
+    proteinlm("ingest", "--manifest", manifest, "-o", tmp_path / "corpus", "--ood-share", "0.05")
+    splits = open_corpus(tmp_path / "corpus").splits
+    assert {name: split.num_sequences for name, split in splits.items()} == {
+        "train": 17_397,
+        "validation_iid": 467,
+        "validation_ood": 895,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--held-out-families f.toml", "name both"),
+        ("--families f.tsv", "name both"),
+        ("--ood-share 0.1 --largest-clusters 3 --clusters c.tsv", "are two rules for one split"),
+        ("--cluster-source header --clusters c.tsv", "takes no --clusters"),
+        ("--largest-clusters 3", "--largest-clusters needs --clusters"),
+        ("--cluster-columns a,b", "--cluster-columns needs --clusters"),
+        ("--validation-by cluster", "needs --clusters or --cluster-source header"),
+    ],
+)
+def test_options_of_splits_that_cannot_go_together_exit_2(proteinlm, tmp_path, words, message):
+    code, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", *words.split())
+    assert code == 2
+    assert message in " ".join(err.split())

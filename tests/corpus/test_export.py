@@ -73,7 +73,7 @@ def test_splits_are_written_alone_or_together(sample_corpus, tmp_path):
         export_fasta(sample_corpus, tmp_path / name, splits=[name])
     report = export_fasta(sample_corpus, tmp_path / "both", splits=names)
     assert (tmp_path / "both").read_bytes() == b"".join((tmp_path / name).read_bytes() for name in names)
-    assert report.num_sequences == 895 + 467
+    assert report.num_sequences == 941 + 467
 
 
 @pytest.mark.parametrize(
