@@ -1,4 +1,4 @@
-"""FASTA files in, a corpus folder out: one pass, constant memory beside hashes and the shards at hand."""
+"""Sequence files in, a corpus folder out: one pass, constant memory beside hashes and the shards at hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from proteinlm.sequence import (
     accession,
     alphabet_digest,
     encode,
-    read_fasta,
+    read_records,
 )
 from proteinlm.sequence.fasta import SourceTally
 from proteinlm.sequence.wording import listed, on_one_line
@@ -62,7 +62,7 @@ def ingest(
     clusters: Path | None = None,
     progress: Progress = SILENT,
 ) -> IngestionReport:
-    """Build a corpus from FASTA files.
+    """Build a corpus from FASTA files, or others that ``read_records`` reads.
 
     The same files and settings give the same bytes. The folder appears when all is written.
 
@@ -123,7 +123,7 @@ def _build(
     tally = ReadingTally()
     with (folder / layout.SCREENING_FILE).open("w", encoding="utf-8", newline="\n") as table:
         table.write("outcome\treason\tfile\tline\tidentifier\n")
-        for record in read_fasta(paths, config=config.reading, tally=tally, progress=progress):
+        for record in read_records(paths, config=config.reading, tally=tally, progress=progress):
             builder.add(record, table)
     return builder.index(tally, provenance)
 

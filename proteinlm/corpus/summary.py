@@ -23,7 +23,7 @@ from proteinlm.sequence import (
     ScreeningConfig,
     ScreeningReport,
     encode,
-    read_fasta,
+    read_records,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def summarise_fasta(paths: Iterable[Path | str], *, progress: Progress = SILENT)
     lengths: list[int] = []
     token_counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
     substitutions: Counter[str] = Counter()
-    for record in read_fasta(paths, config=FastaConfig(), tally=tally, progress=progress):
+    for record in read_records(paths, config=FastaConfig(), tally=tally, progress=progress):
         encoded = encode(record.residues)
         if screen.judge(record, encoded.tokens).dropped:
             continue

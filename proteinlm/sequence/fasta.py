@@ -14,6 +14,7 @@ from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.compression import STDIN, SourceDigest, read_decompressed, source_name
 from proteinlm.sequence.foreign_formats import foreign_format
+from proteinlm.sequence.source_formats import SourceFormat, format_of_opening
 
 LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 GAPS = b"-.~"
@@ -24,6 +25,11 @@ _BYTE_ORDER_MARK = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
 _RETURNS_BEFORE_LINE_FEED = re.compile(rb"\r+\n")
 _NOT_A_RESIDUE = re.compile(rb"[^A-Za-z*.~-]")
 _GAP = re.compile(rb"[.~-]")
+_OTHER_FORMATS: dict[SourceFormat, str] = {
+    "uniprot_flat": "a UniProt flat file",
+    "uniprot_xml": "UniProt XML",
+    "table": "a table",
+}
 _BECOMES_X = re.compile(rb"[Jj*]")
 
 
@@ -43,10 +49,12 @@ class FastaRecord(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FastaConfig:
-    """What to do with characters that are no residues."""
+    """What to do with characters that are no residues, and where tables have their sequences."""
 
     gaps: Literal["drop", "keep", "refuse"] = "drop"  # the characters - . ~
     strict: bool = False  # refuse J and stops inside a sequence, which otherwise become X
+    identifier_column: str | None = None  # of tables; None looks for the usual names
+    sequence_column: str | None = None
 
 
 @dataclass(slots=True)
@@ -90,30 +98,32 @@ def read_fasta(
         FastaError: ``file:line: …`` for anything that cannot be read with certainty.
     """
     paths = list(paths)
-    progress.start("reading", _total_bytes(paths), "B")
+    progress.start("reading", total_bytes(paths), "B")
     try:
         for path in paths:
-            yield from _read_one(path, config or FastaConfig(), tally, progress)
+            yield from read_one(path, config or FastaConfig(), tally, progress)
     finally:
         progress.finish()
 
 
-def _read_one(
+def read_one(
     path: Path | str, config: FastaConfig, tally: ReadingTally | None, progress: Progress
 ) -> Iterator[FastaRecord]:
+    """Yield the records of one FASTA file, as ``read_fasta`` does."""
     source = SourceTally(source_name(path))
     if tally is not None:
         tally.sources.append(source)
     pieces = read_decompressed(path, digest=None if tally is None else source.digest, progress=progress)
     treatments = Counter[str]() if tally is None else tally.treatments
-    parser = _Parser(source.name, config, treatments)
+    parser = FastaParser(source.name, config, treatments)
     try:
         yield from parser.records(pieces)
     finally:
         source.num_records, source.num_residues = parser.num_records, parser.num_residues
 
 
-def _total_bytes(paths: list[Path | str]) -> int | None:
+def total_bytes(paths: list[Path | str]) -> int | None:
+    """Return the size of all files on disk, None where one is no file."""
     if any(str(path) == STDIN or not Path(path).is_file() for path in paths):
         return None
     return sum(Path(path).stat().st_size for path in paths)
@@ -126,7 +136,7 @@ def accession(identifier: str) -> str:
     return parts[1] if is_uniprot and parts[1] else identifier
 
 
-class _Parser:
+class FastaParser:
     """Cuts one file into records; ``_line`` is the line at which the text not yet cut begins."""
 
     def __init__(self, name: str, config: FastaConfig, treatments: Counter[str]) -> None:
@@ -138,6 +148,7 @@ class _Parser:
         self._line = 1
 
     def records(self, pieces: Iterable[bytes]) -> Iterator[FastaRecord]:
+        """Yield the records of the file that ``pieces`` are."""
         # whole lines of the record at hand, or None before the first header
         pending: list[bytes] | None = None
         for text in self._whole_lines(pieces):
@@ -209,6 +220,27 @@ class _Parser:
             identifier, description = self._unusual_names(names, line)
         return _new_tuple(FastaRecord, (identifier, description.rstrip(), residues, self._name, line))
 
+    def entry(self, names: tuple[str, str], body: bytes, *, line: int, body_line: int) -> FastaRecord:
+        """Return the record of an entry of another format, its residues treated like those of FASTA.
+
+        Args:
+            names: identifier and description.
+            body: the sequence in lines, as they stand in the file.
+            line: where the entry begins.
+            body_line: where the sequence begins.
+        """
+        residues = body.replace(b"\n", b"")
+        if self._is_strict or not residues.isalpha():
+            self._refuse_comments(body, body_line)
+            residues = self._tidy(body, residues, body_line - 1)
+        identifier, description = names
+        if not identifier:
+            self._count("headers without identifier", 1)
+            identifier = f"unnamed:{line}"
+        self.num_records += 1
+        self.num_residues += len(residues)
+        return FastaRecord(identifier, description, residues, self._name, line)
+
     def _unusual_names(self, header: str, line: int) -> tuple[str, str]:
         if not header.strip() or header[0].isspace():
             self._count("headers without identifier", 1)
@@ -269,8 +301,19 @@ class _Parser:
             self._line += 1
 
     def _refuse_foreign(self, opening: bytes) -> None:
+        if (format := format_of_opening(opening, sequence_column=self._config.sequence_column)) != "fasta":
+            raise FastaError(
+                f"{self._name}: is no FASTA but looks like {_OTHER_FORMATS[format]}; "
+                "'proteinlm ingest' reads one that is given as a file"
+            )
         if (found := foreign_format(opening.removeprefix(b"\xef\xbb\xbf"))) is not None:
             raise FastaError(f"{self._name}: is no FASTA but looks like {found}")
+
+    def _refuse_comments(self, body: bytes, first_line: int) -> None:
+        """Refuse what only FASTA has; elsewhere such a line is damage."""
+        for line, text in enumerate(body.split(b"\n"), first_line):
+            if _is_comment(text):
+                self._refuse_character(text, line)
 
     def _refuse_nul(self, pending: list[bytes], text: bytes) -> NoReturn:
         before = b"".join([*pending, text[: text.index(b"\0")]])
