@@ -22,7 +22,9 @@ _SETTINGS = {
     "sequence_column": ("reading", "sequence_column"),
     "min_length": ("screening", "min_length"),
     "max_length": ("screening", "max_length"),
-    "drop_duplicates": ("screening", "drop_duplicates"),
+    "max_ambiguous": ("screening", "max_ambiguous"),
+    "drop_fragments": ("screening", "drop_fragments"),
+    "duplicates": ("screening", "duplicates"),
     "validation_share": ("splitting", "validation_share"),
     "ood_share": ("splitting", "ood_share"),
     "seed": ("splitting", "seed"),
@@ -53,7 +55,14 @@ Example:
 @click.option("--seed", type=int, help="Seed of the hash that fills the splits.")
 @click.option("--min-length", type=int, help="Drop shorter sequences.  [residues]")
 @click.option("--max-length", type=int, help="Drop longer sequences.  [residues]")
-@click.option("--drop-duplicates", is_flag=True, default=None, help="Keep the first of exactly equal sequences.")
+@click.option("--max-ambiguous", type=float, help="Drop sequences with a larger share of B J O U X Z and gaps.")
+@click.option("--drop-fragments", is_flag=True, default=None, help="Drop what its header calls a fragment.")
+@click.option(
+    "--duplicates",
+    type=click.Choice(["count", "drop", "ignore"]),
+    help="What to do with sequences and names met before: count them, drop equal sequences, or do not look.",
+)
+@click.option("--drop-duplicates", is_flag=True, help="Keep the first of exactly equal sequences: --duplicates drop.")
 @click.option("--gaps", type=click.Choice(["drop", "keep", "refuse"]), help="What to do with - . ~ in a sequence.")
 @click.option("--strict", is_flag=True, default=None, help="Refuse J and inner stops, which otherwise become X.")
 @click.option("--identifier-column", help="Column of a table that holds identifiers, if its name is unusual.")
@@ -65,6 +74,7 @@ def command(
     output: Path,
     manifest: Path | None,
     clusters: Path | None,
+    drop_duplicates: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -81,6 +91,9 @@ def command(
         raise click.UsageError("name FILES to read, or one --manifest, and not both")
     if manifest and clusters:
         raise click.UsageError("--clusters comes from the manifest; leave one of the two out")
+    if drop_duplicates and options["duplicates"] not in (None, "drop"):
+        raise click.UsageError(f"--drop-duplicates and --duplicates {options['duplicates']} exclude each other")
+    options["duplicates"] = "drop" if drop_duplicates else options["duplicates"]
     start = time.perf_counter()
     progress = TerminalProgress()
     config = _config(options, manifest)

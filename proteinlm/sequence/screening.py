@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import xxhash
 
+from proteinlm.sequence.alphabet import STANDARD, VOCAB_SIZE
 from proteinlm.sequence.fasta import FastaRecord, accession
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 EMPTY = "no residues"
 ONLY_X = "X only, nothing to predict"
 TOO_SHORT = "too short"
 TOO_LONG = "too long"
+TOO_AMBIGUOUS = "too many ambiguous residues"
+FRAGMENT = "fragment"
 DUPLICATE = "duplicate sequence"
 DUPLICATE_IDENTIFIER = "duplicate identifier"
 NUCLEOTIDES = "looks like nucleotides"
@@ -35,13 +38,19 @@ class ScreeningConfig:
 
     min_length: int = 1  # residues
     max_length: int | None = None  # residues; None keeps every length
-    drop_duplicates: bool = False  # keep the first of exactly equal sequences
+    max_ambiguous: float = 1.0  # share of the residues that are none of the 20 standard ones
+    drop_fragments: bool = False  # told by the header, as UniProt and UniRef write it
+    duplicates: Literal["count", "drop", "ignore"] = "count"  # "drop" keeps the first of equals
 
     def __post_init__(self) -> None:
         if self.min_length < 1:
             raise ValueError(f"min_length is {self.min_length}; expected at least 1")
         if self.max_length is not None and self.max_length < self.min_length:
             raise ValueError(f"max_length {self.max_length} is below min_length {self.min_length}")
+        if not 0 <= self.max_ambiguous <= 1:
+            raise ValueError(f"max_ambiguous is {self.max_ambiguous}; expected a share from 0 to 1")
+        if self.duplicates not in ("count", "drop", "ignore"):
+            raise ValueError(f"duplicates is {self.duplicates!r}; expected 'count', 'drop' or 'ignore'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ class Screen:
     def judge(self, record: FastaRecord, tokens: NDArray[np.uint8]) -> Verdict:
         """Return whether to keep ``record``; ``tokens`` are its residues, encoded."""
         digest = xxhash.xxh3_128_digest(tokens.data)
-        dropped = self._reason_to_drop(record.residues, digest)
+        dropped = self._reason_to_drop(record, tokens, digest)
         noted = () if dropped else self._notes(record, digest)
         self._num_read += 1
         if noted:
@@ -100,32 +109,42 @@ class Screen:
             self._num_read, num_kept, dict(sorted(self._dropped.items())), dict(sorted(self._noted.items()))
         )
 
-    def _reason_to_drop(self, residues: bytes, digest: bytes) -> str | None:
-        if not residues:
+    def _reason_to_drop(self, record: FastaRecord, tokens: NDArray[np.uint8], digest: bytes) -> str | None:
+        if not record.residues:
             return EMPTY
         # strip ends at the first letter that can be predicted, so this costs nothing on a protein
-        if not residues.strip(b"XxJj*-.~"):
+        if not record.residues.strip(b"XxJj*-.~"):
             return ONLY_X
-        if len(residues) < self.config.min_length:
+        return self._reason_not_to_want(record, tokens, digest)
+
+    def _reason_not_to_want(self, record: FastaRecord, tokens: NDArray[np.uint8], digest: bytes) -> str | None:
+        config = self.config
+        if len(tokens) < config.min_length:
             return TOO_SHORT
-        if self.config.max_length is not None and len(residues) > self.config.max_length:
+        if config.max_length is not None and len(tokens) > config.max_length:
             return TOO_LONG
-        if self.config.drop_duplicates and digest in self._sequences:
-            return DUPLICATE
-        return None
+        if config.max_ambiguous < 1 and _share_ambiguous(tokens) > config.max_ambiguous:
+            return TOO_AMBIGUOUS
+        if config.drop_fragments and is_fragment(record.description):
+            return FRAGMENT
+        return DUPLICATE if config.duplicates == "drop" and digest in self._sequences else None
 
     def _notes(self, record: FastaRecord, digest: bytes) -> tuple[str, ...]:
+        noted = self._repeats(record, digest) if self.config.duplicates != "ignore" else []
+        if looks_like_nucleotides(record.residues):
+            noted.append(NUCLEOTIDES)
+        return tuple(noted)
+
+    def _repeats(self, record: FastaRecord, digest: bytes) -> list[str]:
         name = xxhash.xxh3_128_digest(accession(record.identifier).encode())
         noted = []
         if name in self._identifiers:
             noted.append(DUPLICATE_IDENTIFIER)
         if digest in self._sequences:
             noted.append(DUPLICATE)
-        if looks_like_nucleotides(record.residues):
-            noted.append(NUCLEOTIDES)
         self._identifiers.add(name)
         self._sequences.add(digest)
-        return tuple(noted)
+        return noted
 
 
 def looks_like_nucleotides(residues: bytes) -> bool:
@@ -144,3 +163,8 @@ def is_fragment(description: str) -> bool:
 
 def _num_other_letters(residues: bytes) -> int:
     return len(residues.translate(None, _NUCLEOTIDE_LETTERS))
+
+
+def _share_ambiguous(tokens: NDArray[np.uint8]) -> float:
+    counts = np.bincount(tokens, minlength=VOCAB_SIZE)
+    return float((len(tokens) - counts[STANDARD].sum()) / len(tokens))

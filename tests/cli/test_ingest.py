@@ -62,13 +62,21 @@ def test_manifest_of_the_sample_is_ingested(proteinlm, tmp_path, project_root):
     assert "validation_ood: 895 sequences, 401,707 residues (0 equal to one in train, 0 of a cluster in train)" in err
 
 
-def test_options_become_settings_of_the_corpus(proteinlm, tmp_path):
-    words = "--strict --gaps keep --min-length 2 --max-length 99 --drop-duplicates --seed 5 --validation-share 0.25"
+@pytest.mark.parametrize("duplicates", ["--drop-duplicates", "--duplicates drop"])
+def test_options_become_settings_of_the_corpus(proteinlm, tmp_path, duplicates):
+    words = "--strict --gaps keep --min-length 2 --max-length 99 --seed 5 --validation-share 0.25"
+    words += f" --max-ambiguous 0.5 --drop-fragments {duplicates}"
     code, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", *words.split())
     assert code == 0, err
     assert open_corpus(tmp_path / "corpus").index.settings == {
         "reading": {"gaps": "keep", "strict": True, "identifier_column": None, "sequence_column": None},
-        "screening": {"min_length": 2, "max_length": 99, "drop_duplicates": True},
+        "screening": {
+            "min_length": 2,
+            "max_length": 99,
+            "max_ambiguous": 0.5,
+            "drop_fragments": True,
+            "duplicates": "drop",
+        },
         "splitting": {"validation_share": 0.25, "ood_share": 0.05, "seed": 5},
         "shard_residues": 2**26,
     }
@@ -93,8 +101,13 @@ def test_errors_are_one_line_exit_1_and_leave_no_output(proteinlm, tmp_path, wor
 
 @pytest.mark.parametrize(
     "words",
-    [[], [FILES / "plain.fasta", "--manifest", "m.toml"], ["--manifest", "m.toml", "--clusters", "c.tsv"]],
-    ids=["nothing to read", "files and manifest", "manifest and clusters"],
+    [
+        [],
+        [FILES / "plain.fasta", "--manifest", "m.toml"],
+        ["--manifest", "m.toml", "--clusters", "c.tsv"],
+        [FILES / "plain.fasta", "--drop-duplicates", "--duplicates", "count"],
+    ],
+    ids=["nothing to read", "files and manifest", "manifest and clusters", "duplicates dropped and counted"],
 )
 def test_wrong_usage_exits_2(proteinlm, tmp_path, words):
     code, _, err = proteinlm("ingest", *words, "-o", tmp_path / "corpus")

@@ -1,0 +1,94 @@
+"""Screening of whole blocks: what ``Screen`` says of each record, without Python time for each.
+
+Only what a record is by itself is judged here. Whether it repeats an earlier one shows when all
+have been read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from proteinlm.sequence import record_blocks, screening
+from proteinlm.sequence.record_blocks import RecordBlock
+from proteinlm.sequence.screening import ScreeningConfig, ScreeningReport
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# what the codes of ``BlockScreen.judge`` mean; the first reason that holds is the one that counts
+REASONS = (
+    "",  # kept
+    screening.EMPTY,
+    screening.ONLY_X,
+    screening.TOO_SHORT,
+    screening.TOO_LONG,
+    screening.TOO_AMBIGUOUS,
+    screening.FRAGMENT,
+)
+
+
+class BlockScreen:
+    """Judges the records of blocks, one block after the other, and counts."""
+
+    def __init__(self, config: ScreeningConfig) -> None:
+        self.config = config
+        self._counts = np.zeros(len(REASONS), dtype=np.int64)
+        self._num_nucleotides = 0
+
+    @classmethod
+    def resumed(cls, config: ScreeningConfig, state: Mapping[str, Any]) -> BlockScreen:
+        """Return a screen that goes on from what ``state()`` of an earlier one gave."""
+        screen = cls(config)
+        screen._counts[:] = [state["counts"].get(reason, 0) for reason in REASONS]
+        screen._num_nucleotides = state["nucleotides"]
+        return screen
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts so far as JSON can hold them."""
+        counts = dict(zip(REASONS, self._counts.tolist(), strict=True))
+        return {"counts": counts, "nucleotides": self._num_nucleotides}
+
+    def judge(self, block: RecordBlock) -> NDArray[np.uint8]:
+        """Return the number in ``REASONS`` of why each record is dropped, uint8 (N,); 0 if it is kept."""
+        holds = self._reasons_that_hold(block)
+        codes = np.select(holds, np.arange(1, len(REASONS), dtype=np.uint8), default=np.uint8(0))
+        self._counts += np.bincount(codes, minlength=len(REASONS))
+        self._num_nucleotides += int(np.count_nonzero(nucleotides(block, codes)))
+        return codes
+
+    def report(self) -> ScreeningReport:
+        """Return the counts so far; none of them is of duplicates."""
+        num_kept, *dropped = self._counts.tolist()
+        counted = zip(REASONS[1:], dropped, strict=True)
+        return ScreeningReport(
+            num_read=num_kept + sum(dropped),
+            num_kept=num_kept,
+            dropped={reason: count for reason, count in sorted(counted) if count},
+            noted={screening.NUCLEOTIDES: self._num_nucleotides} if self._num_nucleotides else {},
+        )
+
+    def _reasons_that_hold(self, block: RecordBlock) -> list[NDArray[np.bool_]]:
+        """Return where each of ``REASONS[1:]`` holds, in their order."""
+        config = self.config
+        lengths = np.diff(block.offsets)
+        longest = np.iinfo(np.int64).max if config.max_length is None else config.max_length
+        # a division as in the plain form, so that both round alike
+        shares = block.num_ambiguous / np.maximum(lengths, 1)
+        is_fragment = (block.marks & record_blocks.FRAGMENT) != 0
+        return [
+            lengths == 0,
+            block.num_predictable == 0,
+            lengths < config.min_length,
+            lengths > longest,
+            shares > config.max_ambiguous,
+            is_fragment & config.drop_fragments,
+        ]
+
+
+def nucleotides(block: RecordBlock, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which records are kept and look like nucleotides, bool (N,)."""
+    found: NDArray[np.bool_] = (codes == 0) & ((block.marks & record_blocks.NUCLEOTIDES) != 0)
+    return found
