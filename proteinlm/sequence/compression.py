@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import xxhash
+
 from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence.timings import Timings, measured
 
 STDIN = "-"
 # fits a core's cache, and a thousandfold expansion of it the memory
@@ -35,21 +38,32 @@ class Decompressor(Protocol):
 
 
 class SourceDigest:
-    """The sha256 and the size in bytes of a source as it was read, compressed or not."""
+    """The size in bytes and the digests of a source as it was read, compressed or not.
 
-    def __init__(self) -> None:
+    A sha256 costs about as much as all of the reading, so it can be left out.
+    """
+
+    def __init__(self, *, with_sha256: bool = True) -> None:
         self.num_bytes = 0
-        self._sha256 = hashlib.sha256()
+        self._xxh3_128 = xxhash.xxh3_128()
+        self._sha256 = hashlib.sha256() if with_sha256 else None
 
     def update(self, piece: bytes) -> None:
         """Take in the next piece."""
         self.num_bytes += len(piece)
-        self._sha256.update(piece)
+        self._xxh3_128.update(piece)
+        if self._sha256 is not None:
+            self._sha256.update(piece)
+
+    @property
+    def xxh3_128(self) -> str:
+        """The XXH3 so far, 32 hex digits, as the tool ``xxhsum -H2`` prints it."""
+        return self._xxh3_128.hexdigest()
 
     @property
     def sha256(self) -> str:
-        """The digest so far, in hex."""
-        return self._sha256.hexdigest()
+        """The sha256 so far, in hex; empty where it was not asked for."""
+        return self._sha256.hexdigest() if self._sha256 is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +124,7 @@ def inflated_opening(opening: bytes) -> bytes:
     parts: list[bytes] = []
     # the rest of the source is missing, and damage is for the reader to name
     with suppress(FastaError):
-        parts.extend(_inflate(iter([opening]), kind, ""))
+        parts.extend(_inflate(iter([opening]), kind, "", None))
     return b"".join(parts)
 
 
@@ -120,7 +134,12 @@ def source_name(path: Path | str) -> str:
 
 
 def read_decompressed(
-    path: Path | str, *, digest: SourceDigest | None = None, progress: Progress = SILENT
+    path: Path | str,
+    *,
+    digest: SourceDigest | None = None,
+    progress: Progress = SILENT,
+    plain_piece: int = PIECE,
+    timings: Timings | None = None,
 ) -> Iterator[bytes]:
     """Yield the bytes of a file in pieces, decompressed if they are gzip, xz, bzip2 or zstandard.
 
@@ -130,16 +149,18 @@ def read_decompressed(
         path: a file, or ``-`` for standard input.
         digest: takes in the bytes as they lie on disk.
         progress: hears of bytes as they lie on disk.
+        plain_piece: size in bytes of the pieces of a file that is not compressed, but for the first.
+        timings: gets the stages ``read``, ``hash`` and ``inflate``.
 
     Raises:
         FastaError: if the file cannot be opened or its compressed data are cut off or damaged, or
             are followed by bytes that are no further member.
     """
-    pieces = _raw(path, digest, progress)
+    pieces = _raw(path, digest, progress, plain_piece, timings)
     first = next(pieces, b"")
     kind = next((kind for kind in _COMPRESSIONS if first.startswith(kind.magic)), None)
     if kind is not None:
-        yield from _inflate(_chain(first, pieces), kind, source_name(path))
+        yield from _inflate(_chain(first, pieces), kind, source_name(path), timings)
     elif first:
         yield from _chain(first, pieces)
 
@@ -172,18 +193,29 @@ def _chain(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
     yield from others
 
 
-def _raw(path: Path | str, digest: SourceDigest | None, progress: Progress) -> Iterator[bytes]:
+def _raw(
+    path: Path | str, digest: SourceDigest | None, progress: Progress, plain_piece: int, timings: Timings | None
+) -> Iterator[bytes]:
     try:
         with _open(path) as file:
-            while piece := file.read(PIECE):
+            size = 0
+            while piece := _read(file, size or PIECE, timings):
+                # the first piece tells whether there is something to inflate
+                size = size or (PIECE if compression_of(piece) else plain_piece)
                 if digest is not None:
-                    digest.update(piece)
+                    with measured(timings, "hash"):
+                        digest.update(piece)
                 progress.advance(len(piece))
                 yield piece
     except FileNotFoundError as error:
         raise FastaError(f"{source_name(path)}: no such file") from error
     except OSError as error:
         raise FastaError(f"{source_name(path)}: cannot be read ({error.strerror or error})") from error
+
+
+def _read(file: IO[bytes], size: int, timings: Timings | None) -> bytes:
+    with measured(timings, "read"):
+        return file.read(size)
 
 
 def _open(path: Path | str) -> Any:
@@ -193,7 +225,7 @@ def _open(path: Path | str) -> Any:
     return Path(path).open("rb")
 
 
-def _inflate(pieces: Iterator[bytes], kind: _Compression, source: str) -> Iterator[bytes]:
+def _inflate(pieces: Iterator[bytes], kind: _Compression, source: str, timings: Timings | None) -> Iterator[bytes]:
     decompressor = kind.open()
     is_between_members = False
     for piece in pieces:
@@ -202,7 +234,8 @@ def _inflate(pieces: Iterator[bytes], kind: _Compression, source: str) -> Iterat
         while rest := rest.lstrip(b"\0") if is_between_members else rest:
             if is_between_members and not kind.begins(rest):
                 raise FastaError(f"{source}: bytes after the end of the {kind.name} data are no further member")
-            text = _decompress(decompressor, rest, kind, source)
+            with measured(timings, "inflate"):
+                text = _decompress(decompressor, rest, kind, source)
             if text:
                 yield text
             is_between_members = decompressor.eof

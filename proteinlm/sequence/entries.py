@@ -11,9 +11,9 @@ from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.compression import read_decompressed, source_name
 from proteinlm.sequence.fasta import (
     FastaConfig,
-    FastaParser,
     FastaRecord,
     ReadingTally,
+    RecordParser,
     SourceTally,
     read_one,
     total_bytes,
@@ -72,44 +72,60 @@ def read_entries(
     Raises:
         FastaError: ``file:line: …`` for an entry that is damaged, cut off or not what it says of itself.
     """
-    source = SourceTally(source_name(path))
-    if tally is not None:
-        tally.sources.append(source)
-    config = config or FastaConfig()
-    parser = FastaParser(source.name, config, Counter() if tally is None else tally.treatments)
-    pieces = read_decompressed(path, digest=None if tally is None else source.digest, progress=progress)
-    is_empty = True
-    try:
-        for record in _records(path, pieces, format, config, parser, skip):
-            is_empty = False
-            yield record
-    finally:
-        source.num_records, source.num_residues = parser.num_records, parser.num_residues
-    if is_empty and not skip:
-        raise FastaError(f"{source.name}: holds no entry")
+    name = source_name(path)
+    source = SourceTally(name) if tally is None else tally.begin(name)
+    treatments = Counter[str]() if tally is None else tally.treatments
+    digest = None if tally is None else source.digest
+    pieces = read_decompressed(path, digest=digest, progress=progress)
+    for record in records_of_pieces(path, pieces, format, config or FastaConfig(), treatments, skip=skip):
+        source.num_records += 1
+        source.num_residues += len(record.residues)
+        yield record
 
 
-def _records(
+def records_of_pieces(
     path: Path | str,
     pieces: Iterator[bytes],
     format: SourceFormat,
     config: FastaConfig,
-    parser: FastaParser,
-    skip: int,
+    treatments: Counter[str],
+    *,
+    skip: int = 0,
 ) -> Iterator[FastaRecord]:
-    source = source_name(path)
-    if format == "table":
-        from proteinlm.sequence.tables import read_table
+    """Yield the records of one source whose bytes are ``pieces``, as ``read_entries`` does.
 
-        columns = {"identifier_column": config.identifier_column, "sequence_column": config.sequence_column}
-        for row in read_table(path, pieces, source, **columns, skip=skip):
-            identifier, _, description = row.identifier.strip().partition(" ")
-            yield parser.entry((identifier, description), row.residues.encode(), line=row.line, body_line=row.line)
-        return
+    ``treatments`` are added to as records are drawn.
+    """
+    parser = RecordParser(source_name(path), config, treatments)
+    records = (
+        _rows(path, pieces, config, parser, skip) if format == "table" else _entries(path, pieces, format, parser, skip)
+    )
+    is_empty = True
+    for record in records:
+        is_empty = False
+        yield record
+    if is_empty and not skip:
+        raise FastaError(f"{source_name(path)}: holds no entry")
+
+
+def _rows(
+    path: Path | str, pieces: Iterator[bytes], config: FastaConfig, parser: RecordParser, skip: int
+) -> Iterator[FastaRecord]:
+    from proteinlm.sequence.tables import read_table
+
+    columns = {"identifier_column": config.identifier_column, "sequence_column": config.sequence_column}
+    for row in read_table(path, pieces, source_name(path), **columns, skip=skip):
+        identifier, _, description = row.identifier.strip().partition(" ")
+        yield parser.entry((identifier, description), row.residues.encode(), line=row.line, body_line=row.line)
+
+
+def _entries(
+    path: Path | str, pieces: Iterator[bytes], format: SourceFormat, parser: RecordParser, skip: int
+) -> Iterator[FastaRecord]:
     from proteinlm.sequence.uniprot_flat import read_flat_file
     from proteinlm.sequence.uniprot_xml import read_xml
 
     read = read_flat_file if format == "uniprot_flat" else read_xml
-    for entry in read(pieces, source, skip=skip):
+    for entry in read(pieces, source_name(path), skip=skip):
         names = entry.identifier, entry.description
         yield parser.entry(names, entry.body, line=entry.line, body_line=entry.body_line)

@@ -10,26 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
-from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.compression import STDIN, SourceDigest, read_decompressed, source_name
-from proteinlm.sequence.foreign_formats import foreign_format
-from proteinlm.sequence.source_formats import SourceFormat, format_of_opening
+from proteinlm.sequence.fasta_text import FastaText, before_nul, is_comment, next_header
 
 LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 GAPS = b"-.~"
 _LINE_FEED = ord("\n")
 # FastaRecord(…) takes twice as long
 _new_tuple = tuple.__new__
-_BYTE_ORDER_MARK = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
-_RETURNS_BEFORE_LINE_FEED = re.compile(rb"\r+\n")
 _NOT_A_RESIDUE = re.compile(rb"[^A-Za-z*.~-]")
 _GAP = re.compile(rb"[.~-]")
-_OTHER_FORMATS: dict[SourceFormat, str] = {
-    "uniprot_flat": "a UniProt flat file",
-    "uniprot_xml": "UniProt XML",
-    "table": "a table",
-}
 _BECOMES_X = re.compile(rb"[Jj*]")
 
 
@@ -73,6 +64,12 @@ class ReadingTally:
 
     sources: list[SourceTally] = field(default_factory=list)
     treatments: Counter[str] = field(default_factory=Counter)
+    with_sha256: bool = True  # of every source, beside its XXH3
+
+    def begin(self, name: str) -> SourceTally:
+        """Add a source and return its tally."""
+        self.sources.append(SourceTally(name, SourceDigest(with_sha256=self.with_sha256)))
+        return self.sources[-1]
 
 
 def read_fasta(
@@ -91,7 +88,7 @@ def read_fasta(
     Args:
         paths: files, plain or compressed (told by content), or ``-`` for standard input.
         config: what to do with gaps and ambiguous letters.
-        tally: filled while records are drawn; asking for it costs a sha256 of every file.
+        tally: filled while records are drawn; asking for it costs digests of every file.
         progress: hears of bytes as they lie on disk.
 
     Raises:
@@ -110,12 +107,10 @@ def read_one(
     path: Path | str, config: FastaConfig, tally: ReadingTally | None, progress: Progress
 ) -> Iterator[FastaRecord]:
     """Yield the records of one FASTA file, as ``read_fasta`` does."""
-    source = SourceTally(source_name(path))
-    if tally is not None:
-        tally.sources.append(source)
+    source = SourceTally(source_name(path)) if tally is None else tally.begin(source_name(path))
     pieces = read_decompressed(path, digest=None if tally is None else source.digest, progress=progress)
     treatments = Counter[str]() if tally is None else tally.treatments
-    parser = FastaParser(source.name, config, treatments)
+    parser = RecordParser(source.name, config, treatments)
     try:
         yield from parser.records(pieces)
     finally:
@@ -123,7 +118,7 @@ def read_one(
 
 
 def total_bytes(paths: list[Path | str]) -> int | None:
-    """Return the size of all files on disk, None where one is no file."""
+    """Return the size on disk of all ``paths``, or None where one is no regular file."""
     if any(str(path) == STDIN or not Path(path).is_file() for path in paths):
         return None
     return sum(Path(path).stat().st_size for path in paths)
@@ -136,71 +131,47 @@ def accession(identifier: str) -> str:
     return parts[1] if is_uniprot and parts[1] else identifier
 
 
-class FastaParser:
-    """Cuts one file into records; ``_line`` is the line at which the text not yet cut begins."""
+class RecordParser(FastaText):
+    """Cuts one file into records."""
 
     def __init__(self, name: str, config: FastaConfig, treatments: Counter[str]) -> None:
-        self._name = name
+        super().__init__(name, treatments)
         self._config = config
         self._is_strict = config.strict
-        self._treatments = treatments
         self.num_records = self.num_residues = 0
-        self._line = 1
+
+    def record_at(self, line: int, text: bytes) -> FastaRecord:
+        """Return the record of ``text``, whose header stands in ``line``."""
+        self._line = line
+        return self._record(*_header_and_body(text))
 
     def records(self, pieces: Iterable[bytes]) -> Iterator[FastaRecord]:
-        """Yield the records of the file that ``pieces`` are."""
+        """Yield the records of the text in ``pieces``."""
         # whole lines of the record at hand, or None before the first header
         pending: list[bytes] | None = None
-        for text in self._whole_lines(pieces):
-            if b"\0" in text:
-                self._refuse_nul(pending or [], text)
-            start = _next_header(text, 0)
+        for whole in self._whole_lines(pieces):
+            text = before_nul(whole)
+            start = next_header(text, 0)
             head = text if start < 0 else text[:start]
             if pending is None:
                 self._skip_opening(head)
             else:
                 pending.append(head)
-            if start < 0:
-                continue
-            if pending is not None:
-                yield self._record(*_header_and_body(b"".join(pending)))
-            line_end = text.index(b"\n", start)
-            while (end := text.find(b">", line_end)) > 0:
-                if text[end - 1] != _LINE_FEED and (end := _next_header(text, end)) < 0:
-                    break
-                yield self._record(text[start + 1 : line_end], text[line_end + 1 : end])
-                start, line_end = end, text.index(b"\n", end)
-            pending = [text[start:]]
+            if start >= 0:
+                if pending is not None:
+                    yield self._record(*_header_and_body(b"".join(pending)))
+                line_end = text.index(b"\n", start)
+                while (end := text.find(b">", line_end)) > 0:
+                    if text[end - 1] != _LINE_FEED and (end := next_header(text, end)) < 0:
+                        break
+                    yield self._record(text[start + 1 : line_end], text[line_end + 1 : end])
+                    start, line_end = end, text.index(b"\n", end)
+                pending = [text[start:]]
+            if text is not whole:
+                self._refuse_nul(b"".join(pending or []))
         if pending is None:
-            raise FastaError(f"{self._name}: holds no record; expected a header line that begins with '>'")
+            self._refuse_no_record()
         yield self._record(*_header_and_body(b"".join(pending)))
-
-    def _whole_lines(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield text of whole lines, each ended by one LF, without byte order marks."""
-        unfinished: list[bytes] = []
-        returns = b""
-        is_opening = True
-        for piece in pieces:
-            if is_opening:
-                self._refuse_foreign(piece)
-                is_opening = False
-            # a CR at the end may be half of a line end
-            joined = returns + piece
-            returns = joined[len(joined.rstrip(b"\r")) :]
-            text = _with_line_feeds(joined[: len(joined) - len(returns)])
-            cut = text.rfind(b"\n") + 1
-            if cut:
-                yield self._without_marks(b"".join(unfinished) + text[:cut])
-                unfinished.clear()
-            unfinished.append(text[cut:])
-        if rest := b"".join(unfinished) + _with_line_feeds(returns):
-            yield self._without_marks(rest if rest.endswith(b"\n") else rest + b"\n")
-
-    def _without_marks(self, text: bytes) -> bytes:
-        if b"\xef" in text:
-            text, num_marks = _BYTE_ORDER_MARK.subn(b"", text)
-            self._count("byte order marks", num_marks)
-        return text
 
     def _record(self, header: bytes, body: bytes) -> FastaRecord:
         # this runs for every record of every file: no pass over the text that a plain record can do without
@@ -268,7 +239,7 @@ class FastaParser:
 
     def _tidy_lines(self, body: bytes, first_line: int) -> Iterator[bytes]:
         for line, text in enumerate(body.split(b"\n"), first_line):
-            if _is_comment(text):
+            if is_comment(text):
                 self._count("comment lines", 1)
                 continue
             words = text.split()
@@ -283,44 +254,11 @@ class FastaParser:
             self._count("lines with blanks", int(len(joined) < len(text)))
             yield joined
 
-    def _count(self, treatment: str, amount: int) -> None:
-        if amount:
-            self._treatments[treatment] += amount
-
-    def _skip_opening(self, lines: bytes) -> None:
-        """Pass over blank lines and comments before the first header, and refuse any other text."""
-        self._refuse_foreign(lines)
-        for text in lines.split(b"\n")[:-1]:
-            if _is_comment(text):
-                self._count("comment lines", 1)
-            elif text.strip():
-                shown = _decoded(text.strip()[:40])
-                self._refuse(
-                    self._line, f"text before the first header: {shown!r}; expected a line that begins with '>'"
-                )
-            self._line += 1
-
-    def _refuse_foreign(self, opening: bytes) -> None:
-        if (format := format_of_opening(opening, sequence_column=self._config.sequence_column)) != "fasta":
-            raise FastaError(
-                f"{self._name}: is no FASTA but looks like {_OTHER_FORMATS[format]}; "
-                "'proteinlm ingest' reads one that is given as a file"
-            )
-        if (found := foreign_format(opening.removeprefix(b"\xef\xbb\xbf"))) is not None:
-            raise FastaError(f"{self._name}: is no FASTA but looks like {found}")
-
     def _refuse_comments(self, body: bytes, first_line: int) -> None:
         """Refuse what only FASTA has; elsewhere such a line is damage."""
         for line, text in enumerate(body.split(b"\n"), first_line):
-            if _is_comment(text):
+            if is_comment(text):
                 self._refuse_character(text, line)
-
-    def _refuse_nul(self, pending: list[bytes], text: bytes) -> NoReturn:
-        before = b"".join([*pending, text[: text.index(b"\0")]])
-        line = self._line + before.count(b"\n")
-        self._refuse(
-            line, "a NUL byte, which no FASTA holds; the file is damaged (an interrupted write leaves such bytes)"
-        )
 
     def _refuse_character(self, text: bytes, line: int) -> NoReturn:
         found = _NOT_A_RESIDUE.search(text)
@@ -335,21 +273,9 @@ class FastaParser:
 
     def _refuse_first(self, pattern: re.Pattern[bytes], body: bytes, line: int, reason: str) -> NoReturn:
         for number, text in enumerate(body.split(b"\n"), line + 1):
-            if not _is_comment(text) and (found := pattern.search(text)):
+            if not is_comment(text) and (found := pattern.search(text)):
                 self._refuse(number, f"'{found[0].decode()}' {reason}")
         raise AssertionError("the pattern was found in the residues, so it is in a line")
-
-    def _refuse(self, line: int, reason: str) -> NoReturn:
-        raise FastaError(f"{self._name}:{line}: {reason}")
-
-
-def _next_header(text: bytes, position: int) -> int:
-    """Return where the first ``>`` stands that begins a line, from ``position`` on, or -1."""
-    # a search for one byte is several times as fast as one for two
-    found = text.find(b">", position)
-    while found > 0 and text[found - 1] != _LINE_FEED:
-        found = text.find(b">", found + 1)
-    return found
 
 
 def _header_and_body(text: bytes) -> tuple[bytes, bytes]:
@@ -357,28 +283,8 @@ def _header_and_body(text: bytes) -> tuple[bytes, bytes]:
     return header, body
 
 
-def _with_line_feeds(text: bytes) -> bytes:
-    if b"\r" not in text:
-        return text
-    if b"\r\r" in text:
-        text = _RETURNS_BEFORE_LINE_FEED.sub(b"\n", text)
-    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-
-
-def _is_comment(line: bytes) -> bool:
-    return line.startswith((b";", b"#", b"!"))
-
-
 def _first_character(text: bytes) -> str:
     for size in range(1, 5):
         with suppress(UnicodeDecodeError):
             return text[:size].decode()
     return text[:1].decode("latin-1")
-
-
-def _decoded(text: bytes) -> str:
-    """Return ``text`` as UTF-8 where it is that, otherwise as Latin-1, which fits any bytes."""
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        return text.decode("latin-1")

@@ -7,10 +7,12 @@ import gzip
 import lzma
 
 import pytest
+import xxhash
 import zstandard
 
 from proteinlm.errors import FastaError
 from proteinlm.sequence.compression import PIECE, SourceDigest, read_decompressed
+from proteinlm.sequence.timings import Timings
 
 TEXT = b"".join(b">protein_%d\nMKTAYIAKQRQISFVKSHFSRQ\n" % number for number in range(20_000))
 COMPRESSIONS = {"gzip": gzip.compress, "xz": lzma.compress, "bzip2": bz2.compress, "zstandard": zstandard.compress}
@@ -82,3 +84,22 @@ def test_digest_is_of_the_bytes_on_disk(tmp_path):
     plain = SourceDigest()
     plain.update(data)
     assert (digest.num_bytes, digest.sha256) == (len(data), plain.sha256)
+    assert digest.xxh3_128 == xxhash.xxh3_128_hexdigest(data)
+
+
+def test_a_digest_without_sha256_has_the_other():
+    digest = SourceDigest(with_sha256=False)
+    digest.update(TEXT)
+    assert (digest.sha256, digest.xxh3_128) == ("", xxhash.xxh3_128_hexdigest(TEXT))
+
+
+def test_plain_files_are_read_in_pieces_of_the_size_asked_for(tmp_path):
+    pieces = list(read_decompressed(_file(tmp_path, TEXT * 20), plain_piece=2 * PIECE))
+    assert b"".join(pieces) == TEXT * 20
+    assert [len(piece) for piece in pieces[:-1]] == [PIECE, *[2 * PIECE] * (len(pieces) - 2)]
+
+
+def test_times_of_reading_are_told_by_stage(tmp_path):
+    timings = Timings()
+    list(read_decompressed(_file(tmp_path, gzip.compress(TEXT)), digest=SourceDigest(), timings=timings))
+    assert timings.seconds.keys() == {"read", "hash", "inflate"}

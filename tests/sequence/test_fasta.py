@@ -173,7 +173,7 @@ def test_refusal_comes_before_a_file_of_one_endless_line_is_read():
         yield b'{"results": '
         raise AssertionError("read on")
 
-    parser = fasta.FastaParser("big.json", FastaConfig(), ReadingTally().treatments)
+    parser = fasta.RecordParser("big.json", FastaConfig(), ReadingTally().treatments)
     with pytest.raises(FastaError, match="looks like JSON"):
         list(parser.records(pieces()))
 
@@ -214,7 +214,7 @@ def test_what_is_written_is_read_whatever_the_line_width_line_ends_and_pieces(
         lines += [residues[start : start + width] for start in range(0, len(residues), width)]
     text = (line_end.join(lines) + line_end * ends_with_line_end).encode()
     pieces = [text[start : start + piece] for start in range(0, len(text), piece)]
-    parser = fasta.FastaParser("file", FastaConfig(), ReadingTally().treatments)
+    parser = fasta.RecordParser("file", FastaConfig(), ReadingTally().treatments)
     found = [(record.identifier, record.description, record.residues.decode()) for record in parser.records(pieces)]
     assert found == records
 
@@ -222,7 +222,7 @@ def test_what_is_written_is_read_whatever_the_line_width_line_ends_and_pieces(
 @given(st.binary(max_size=400), st.integers(1, 64))
 def test_any_bytes_are_read_or_refused_and_pieces_make_no_difference(data, piece):
     def read(pieces):
-        parser = fasta.FastaParser("file", FastaConfig(), ReadingTally().treatments)
+        parser = fasta.RecordParser("file", FastaConfig(), ReadingTally().treatments)
         try:
             return [record[:3] + record[4:] for record in parser.records(pieces)]
         except FastaError:

@@ -1,0 +1,245 @@
+"""FASTA files in, text in blocks of whole records out, as far as that goes without looking at each record."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from proteinlm.errors import FastaError
+from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence.compression import STDIN, SourceDigest, read_decompressed, source_name
+from proteinlm.sequence.fasta import ReadingTally, total_bytes
+from proteinlm.sequence.fasta_text import FastaText, before_nul, last_header, next_header
+from proteinlm.sequence.record_blocks import ReadingPosition
+from proteinlm.sequence.timings import Timings
+
+# bytes of text after which a block is handed on: what a core's cache holds beside the tokens
+BLOCK_BYTES = 1 << 20
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextBlock:
+    """Text of whole records of one source, its line ends made LF.
+
+    Attributes:
+        source: number of the source, from 0.
+        name: name of the source, as messages call it.
+        text: the records; begins with ``>``.
+        position: bytes of the source's text before it.
+        num_opening_lines: lines of the source before its first header, in its first block.
+        treatments: what was taken away on the way here and not told with an earlier block.
+        holds_nul: whether the text is only the lines up to one with a NUL byte, which settle refuses.
+        num_bytes_read: bytes of the source, as it lies on disk, that had been read by then.
+        digest_read: their xxh3_128.
+    """
+
+    source: int
+    name: str
+    text: bytes
+    position: int
+    num_opening_lines: int
+    treatments: Mapping[str, int]
+    holds_nul: bool
+    num_bytes_read: int
+    digest_read: str
+
+
+def read_texts(
+    paths: Iterable[Path | str],
+    *,
+    tally: ReadingTally | None = None,
+    progress: Progress = SILENT,
+    start: ReadingPosition | None = None,
+    timings: Timings | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[TextBlock]:
+    """Yield the text of FASTA files in blocks of whole records.
+
+    Arguments are those of ``read_blocks`` in proteinlm.sequence.block_reader. The tally gets the
+    sources with their digests; the records and the treatments are known to who settles the blocks.
+
+    Raises:
+        FastaError: if a file cannot be read or is no FASTA, or is shorter than ``start``.
+    """
+    paths = list(paths)
+    first = 0 if start is None else start.source
+    progress.start("reading", total_bytes(paths), "B", done=total_bytes(paths[:first]) or 0)
+    try:
+        for number, path in enumerate(paths[first:], first):
+            skipped = start.text if start is not None and number == first else 0
+            yield from texts_of_source(
+                number, path, skipped, tally=tally, progress=progress, timings=timings, block_bytes=block_bytes
+            )
+    finally:
+        progress.finish()
+
+
+def texts_of_source(
+    number: int,
+    path: Path | str,
+    skipped: int,
+    *,
+    tally: ReadingTally | None,
+    progress: Progress,
+    timings: Timings | None,
+    block_bytes: int,
+) -> Iterator[TextBlock]:
+    """Yield the text of one source after its first ``skipped`` bytes, as ``read_texts`` does."""
+    name = source_name(path)
+    if skipped:
+        refuse_second_reading(path)
+    digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
+    cutter = _TextCutter(number, name, digest, skipped)
+    pieces = read_decompressed(path, digest=digest, progress=progress, plain_piece=block_bytes, timings=timings)
+    for block in _timed(cutter, _regrouped(cutter.checked(pieces), block_bytes), timings):
+        yield block
+        if block.holds_nul:
+            # settle refuses it, and what follows with it
+            return
+
+
+def refuse_second_reading(path: Path | str) -> None:
+    """Refuse to go on in standard input, whose beginning cannot be passed over."""
+    if str(path) == STDIN:
+        raise FastaError(f"{source_name(path)}: cannot be read a second time to go on where reading ended; begin again")
+
+
+def _timed(cutter: _TextCutter, pieces: Iterator[bytes], timings: Timings | None) -> Iterator[TextBlock]:
+    """Yield the blocks; the stage ``cut`` gets the time that they took beside that of the pieces."""
+    if timings is None:
+        return cutter.blocks(pieces)
+    return _watched(cutter.blocks(_watched(pieces, timings, -1)), timings, 1)
+
+
+def _watched(items: Iterator[_Item], timings: Timings, sign: int) -> Iterator[_Item]:
+    while True:
+        start = time.perf_counter()
+        item = next(items, None)
+        timings.add("cut", sign * (time.perf_counter() - start))
+        if item is None:
+            return
+        yield item
+
+
+def _regrouped(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Yield the same bytes in pieces of about ``size``; what was read before a failure comes before it."""
+    gathered: list[bytes] = []
+    num_gathered = 0
+    try:
+        for piece in pieces:
+            gathered.append(piece)
+            num_gathered += len(piece)
+            if num_gathered >= size:
+                joined = b"".join(gathered) if len(gathered) > 1 else piece
+                gathered, num_gathered = [], 0
+                yield from _parts(joined, size)
+    except FastaError:
+        if gathered:
+            yield b"".join(gathered)
+        raise
+    if gathered:
+        yield b"".join(gathered)
+
+
+def _parts(text: bytes, size: int) -> Iterator[bytes]:
+    # a thousandfold expansion is cut, the first small piece joined to the second is not
+    if len(text) < 2 * size:
+        yield text
+        return
+    for start in range(0, len(text), size):
+        yield text[start : start + size]
+
+
+class _TextCutter(FastaText):
+    """Cuts the text of one source between records."""
+
+    def __init__(self, source: int, name: str, digest: SourceDigest, skipped: int) -> None:
+        super().__init__(name, Counter())
+        self._source = source
+        self._digest = digest
+        # bytes of the text before the block that comes next
+        self._position = skipped
+        self._is_open = skipped > 0
+
+    def blocks(self, pieces: Iterable[bytes]) -> Iterator[TextBlock]:
+        """Yield the text in ``pieces`` from the position on, one block for each that ends a record."""
+        # whole lines of the block that comes next
+        pending: list[bytes] = []
+        for whole in self._from_position(self._whole_lines(pieces)):
+            lines = before_nul(whole)
+            text = self._opened(lines)
+            cut = last_header(text)
+            if cut >= 0:
+                if cut or pending:
+                    yield self._block([*pending, memoryview(text)[:cut]])
+                pending = [text[cut:]]
+            elif text:
+                pending.append(text)
+            if lines is not whole:
+                if not self._is_open:
+                    self._refuse_nul(b"")
+                yield self._block([*pending, whole[len(lines) :]], holds_nul=True)
+                return
+        if not self._is_open:
+            self._refuse_no_record()
+        if pending:
+            yield self._block(pending)
+
+    def checked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces if the first, as long as read_fasta has it, begins no foreign format."""
+        is_opening = True
+        for piece in pieces:
+            if is_opening:
+                self._refuse_foreign(piece)
+                is_opening = False
+            yield piece
+
+    def _opened(self, lines: bytes) -> bytes:
+        """Return ``lines`` from the first header of the source on."""
+        if self._is_open:
+            return lines
+        start = next_header(lines, 0)
+        head = lines if start < 0 else lines[:start]
+        self._skip_opening(head)
+        self._position += len(head)
+        self._is_open = start >= 0
+        return lines[len(head) :]
+
+    def _from_position(self, texts: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the text from the position on, where a record begins, of a source that was read up to there."""
+        left = self._position
+        while self._is_open:
+            text = next(texts, None)
+            if text is None:
+                if left:
+                    raise FastaError(f"{self._name}: is shorter than where reading ended before; begin again")
+                return
+            # the header at the position had been seen, so what was taken away from this text has been told
+            self._treatments.clear()
+            if left < len(text):
+                yield text[left:]
+                break
+            left -= len(text)
+        yield from texts
+
+    def _block(self, parts: Sequence[bytes | memoryview], *, holds_nul: bool = False) -> TextBlock:
+        block = TextBlock(
+            source=self._source,
+            name=self._name,
+            text=b"".join(parts),
+            position=self._position,
+            num_opening_lines=self._line - 1,
+            treatments=dict(self._treatments),
+            holds_nul=holds_nul,
+            num_bytes_read=self._digest.num_bytes,
+            digest_read=self._digest.xxh3_128,
+        )
+        self._position += len(block.text)
+        self._treatments.clear()
+        self._line = 1
+        return block

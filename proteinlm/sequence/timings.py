@@ -1,0 +1,46 @@
+"""Where the time of a long reading goes, by stage."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
+
+
+class Timings:
+    """Seconds spent in each stage, summed over all threads, so their sum can exceed the time on a clock.
+
+    A stage is measured around a whole block or piece: for one record the measuring would cost more
+    than the work.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._lock = Lock()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The seconds so far, by stage."""
+        with self._lock:
+            return dict(self._seconds)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to ``stage``, also where it ends by an exception."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add ``seconds`` to ``stage``."""
+        with self._lock:
+            self._seconds[stage] += seconds
+
+
+def measured(timings: Timings | None, stage: str) -> AbstractContextManager[None]:
+    """Return what measures ``stage``, or does nothing where nobody asks for times."""
+    return nullcontext() if timings is None else timings.measure(stage)

@@ -1,0 +1,255 @@
+"""Files read in blocks are what they are read record by record, whatever is in them."""
+
+from __future__ import annotations
+
+import gzip
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proteinlm.errors import FastaError
+from proteinlm.sequence.block_reader import read_blocks, scan, settle
+from proteinlm.sequence.fasta import FastaConfig, ReadingTally
+from proteinlm.sequence.text_blocks import read_texts
+from proteinlm.sequence.timings import Timings
+from tests.sequence.block_comparison import assert_read_alike, contents, in_blocks, in_records
+
+FILES = sorted((Path(__file__).parent.parent / "data" / "fasta").glob("*.fasta"))
+TINY = (1, 2, 3, 7, 40, 1000)
+CONFIGS = {
+    "drop": FastaConfig(),
+    "keep": FastaConfig(gaps="keep"),
+    "refuse": FastaConfig(gaps="refuse"),
+    "strict": FastaConfig(strict=True),
+}
+IN_TURN = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_odd_files_are_read_or_refused_alike(path, config):
+    for block_bytes in (1 << 20, *TINY):
+        assert_read_alike(path, config, block_bytes)
+
+
+@pytest.mark.parametrize("block_bytes", [1 << 20, 1 << 16, 5000])
+def test_real_proteins_are_read_alike(sample, block_bytes):
+    assert_read_alike(sample / "uniprotkb_sample.fasta.xz", block_bytes=block_bytes)
+
+
+# what makes trouble, and enough of what does not
+MORSELS = (
+    *(b"\n", b"\n", b"\n", b"\r", b"\r\n", b"\r\r\n", b">", b"\n>", b"\n>a\n", b">sp|P1|N x\n", b"\n>tr|A|B|C\n"),
+    *(b"MKV", b"ACGTUN" * 6, b"LLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLL", b"XX", b"BUZO", b"mkv", b"J", b"*"),
+    *(b"-", b".", b"~", b" ", b"\t", b"1", b"60", b";", b"\n;x\n", b"\n#x\n", b"!", b"\0", b"\x01", b"\x1c", b"\x7f"),
+    *(b"\xef\xbb\xbf", b"\xc3\xa9", b"\xe9", b"\xc2\xa0", b"(Fragment)", b" (Fragment", b"|", b"@", b"\x0b", b"\x85"),
+)
+texts = st.lists(st.sampled_from(MORSELS), max_size=60).map(b"".join)
+
+
+@IN_TURN
+@given(texts, st.booleans(), st.integers(1, 90), st.sampled_from([*CONFIGS.values()]))
+def test_any_text_is_read_or_refused_alike_in_any_pieces(tmp_path, text, has_header, block_bytes, config):
+    path = tmp_path / "any.fasta"
+    path.write_bytes(b">first of all\n" * has_header + text)
+    for size in (1 << 20, block_bytes):
+        assert_read_alike(path, config, size)
+
+
+def test_a_record_longer_than_a_block_makes_a_longer_block(tmp_path):
+    path = tmp_path / "long.fasta"
+    path.write_bytes(b">" + b"h" * 300_000 + b" >x" * 1000 + b"\n" + b"MKLV" * 100_000 + b"\n>next\nMK\n")
+    assert_read_alike(path, block_bytes=1000)
+    blocks = list(read_blocks([path], block_bytes=1000))
+    assert [len(block.tokens) for block in blocks] == [400_000, 2]
+
+
+def test_many_tiny_records_find_room(tmp_path):
+    path = tmp_path / "tiny.fasta"
+    path.write_bytes(b">\n" * 2000 + b">a\n" * 2000)
+    assert_read_alike(path)
+
+
+def test_compressed_files_that_are_cut_off_are_refused_after_what_they_hold(tmp_path):
+    path = tmp_path / "cut.fasta.gz"
+    text = b"".join(b">%d\nMKLV\n" % number for number in range(1000))
+    for body in (text, text + b">bad\nMK9\n>good\nMK\n"):
+        path.write_bytes(gzip.compress(body)[:-4])
+        assert_read_alike(path)
+
+
+def test_the_first_fault_of_a_file_is_told_wherever_pieces_end(tmp_path):
+    path = tmp_path / "two.fasta"
+    path.write_bytes(b">a\nMK\n>b\nM9\n>c\nMK\n>d\nM\0\n")
+    for block_bytes in (1 << 20, *TINY):
+        assert in_blocks([path], FastaConfig(), block_bytes)[0] == f"{path}:4: '9' after 'M' is no residue; " + (
+            "expected letters, '*' or gaps (- . ~)"
+        )
+        assert_read_alike(path, block_bytes=block_bytes)
+
+
+def test_a_nul_byte_of_a_later_block_is_refused_by_its_line(tmp_path):
+    path = tmp_path / "nul.fasta"
+    path.write_bytes(b">a\nMK\n" * 50 + b">b\nMK\nM\0\nMK\n>c\nMK\n")
+    for block_bytes in TINY:
+        assert_read_alike(path, block_bytes=block_bytes)
+
+
+def test_several_sources_are_read_alike(tmp_path):
+    paths = [path for path in FILES if isinstance(in_records([path], FastaConfig())[0], list)]
+    expected, expected_tally = in_records(paths, FastaConfig())
+    for block_bytes in (1 << 20, *TINY):
+        found, tally = in_blocks(paths, FastaConfig(), block_bytes)
+        assert found == expected
+        assert tally.treatments == expected_tally.treatments
+        assert [source.num_residues for source in tally.sources] == [
+            source.num_residues for source in expected_tally.sources
+        ]
+
+
+def test_reading_goes_on_at_the_end_of_any_block(tmp_path):
+    odd = tmp_path / "odd.fasta"
+    odd.write_bytes(b";c\n\n>a\rMK\r\n>\xef\xbb\xbfb\nMK*\n\xef\xbb\xbf>c\n\nmk-\n;x\n" * 3 + b"\xef\xbb\xbf>end\nMK")
+    paths = [path for path in FILES if isinstance(in_records([path], FastaConfig())[0], list)]
+    paths = [paths[0], odd, *paths[1:8]]
+    for block_bytes in (9, 50):
+        tally = ReadingTally()
+        ends, parts, counted = [], [], []
+        for block in read_blocks(paths, tally=tally, block_bytes=block_bytes):
+            ends.append(block.end)
+            parts.append(contents([block]))
+            counted.append(tally.treatments.copy())
+        for number, end in enumerate(ends):
+            found, rest = in_blocks(paths, FastaConfig(), block_bytes, start=end)
+            assert found == [record for part in parts[number + 1 :] for record in part]
+            assert counted[number] + rest.treatments == tally.treatments
+            assert [source.digest.xxh3_128 for source in rest.sources] == [
+                source.digest.xxh3_128 for source in tally.sources[end.source :]
+            ]
+            assert rest.sources[0].num_records in (0, tally.sources[end.source].num_records)
+
+
+def test_sources_before_the_start_are_not_read_again(tmp_path):
+    (tmp_path / "one.fasta").write_bytes(b">a\nMK\n>b\nMK\n")
+    (tmp_path / "two.fasta").write_bytes(b">c\nMK\n")
+    paths = [tmp_path / "one.fasta", tmp_path / "two.fasta"]
+    first, *_, last = read_blocks(paths)
+    paths[0].unlink()
+    with pytest.raises(FastaError, match="no such file"):
+        list(read_blocks(paths, start=first.end))
+    paths[0].write_bytes(b">other\n")
+    assert list(read_blocks(paths, start=last.end)) == []
+
+
+def test_a_file_that_became_shorter_is_not_gone_on_with(tmp_path):
+    path = tmp_path / "some.fasta"
+    path.write_bytes(b">a\nMK\n>b\nMK\n")
+    first, *_ = read_blocks([path], block_bytes=1)
+    path.write_bytes(b">a\n")
+    with pytest.raises(FastaError, match="shorter than where reading ended"):
+        list(read_blocks([path], start=first.end))
+
+
+def test_standard_input_is_not_gone_on_with(tmp_path):
+    path = tmp_path / "some.fasta"
+    path.write_bytes(b">a\nMK\n")
+    (block,) = read_blocks([path])
+    with pytest.raises(FastaError, match="standard input: cannot be read a second time"):
+        list(read_blocks(["-"], start=block.end))
+
+
+def test_texts_are_scanned_in_any_number_of_threads(sample):
+    path = sample / "uniprotkb_sample.fasta.xz"
+    expected = contents(list(read_blocks([path])))
+    treatments, previous, found = ReadingTally().treatments, None, []
+    with ThreadPoolExecutor(4) as pool:
+        for scanned in pool.map(scan, read_texts([path], block_bytes=10_000)):
+            block = settle(scanned, treatments, FastaConfig(), previous)
+            previous = block.end
+            found += contents([block])
+    assert found == expected
+
+
+def test_texts_tell_what_had_been_read_of_their_source(sample):
+    path = sample / "uniprotkb_sample.fasta.xz"
+    data = path.read_bytes()
+    for block in read_texts([path], block_bytes=100_000):
+        digest = ReadingTally(with_sha256=False).begin("prefix").digest
+        digest.update(data[: block.num_bytes_read])
+        assert digest.xxh3_128 == block.digest_read
+
+
+def test_times_are_told_by_stage(sample):
+    timings = Timings()
+    list(read_blocks([sample / "uniprotkb_sample.fasta.xz"], timings=timings))
+    assert timings.seconds.keys() == {"read", "hash", "inflate", "cut", "scan", "settle"}
+
+
+ALPHABET = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWYACDEFGHIKLMNPQRSTVWYXBUZO", dtype=np.uint8)
+STRANGE = (b"\r", b"\r\n", b"\0", b">", b";", b"\n;note\n", b" ", b"\t", b"*", b"-", b"\xef\xbb\xbf", b"\xe9", b"\xff")
+
+
+def _written(random: np.random.Generator) -> bytes:
+    """Return a FASTA file as some program might write it."""
+    line_end = random.choice([b"\n", b"\n", b"\r\n", b"\r"]) if random.random() < 0.5 else b"\n"
+    width = int(random.choice([1, 10, 31, 32, 33, 60, 80, 100_000]))
+    lines = []
+    for number in range(random.integers(1, 12)):
+        word = [b"sp|P%d|N" % number, b"tr|A%d|B|C" % number, b"UniRef50_%d" % number, b"", b"x" * 40][
+            random.integers(5)
+        ]
+        rest = [b"", b" Protein (Fragment)", b" prot\xc3\xa9ine", b"\tx", b"\x01gi|2| y", b" a" * 300][
+            random.integers(6)
+        ]
+        lines.append(b">" + word + rest)
+        residues = random.choice(ALPHABET, random.integers(0, 400)).tobytes()
+        if random.random() < 0.2:
+            residues = residues.lower() if random.random() < 0.5 else residues + b"*"
+        lines += [residues[start : start + width] for start in range(0, len(residues), width)]
+    return line_end.join(lines) + line_end * int(random.integers(0, 3))
+
+
+def _mutated(text: bytes, random: np.random.Generator) -> bytes:
+    """Return a file after an accident or none: cut, flipped, doubled, interleaved, joined, recoded."""
+    where, other = sorted(random.integers(0, len(text) + 1, 2).tolist())
+    byte = bytes([text[where] ^ 1 << int(random.integers(8))]) if where < len(text) else b""
+    encoding = ["utf-8", "utf-16", "utf-8-sig", "utf-16-be"][random.integers(4)]
+    cut_off = -int(random.integers(1, 9)) if random.random() < 0.5 else None
+    mutants = {
+        "cut": lambda: text[:where],
+        "begun late": lambda: text[where:],
+        "flipped": lambda: text[:where] + byte + text[where + 1 :],
+        "strange": lambda: text[:where] + STRANGE[random.integers(len(STRANGE))] + text[where:],
+        "doubled": lambda: text[:other] + text[where:],
+        "interleaved": lambda: text[:where] + _written(random) + text[where:],
+        "recoded": lambda: text.decode("latin-1").encode(encoding),
+        "compressed": lambda: gzip.compress(text)[:cut_off],
+        "whole": lambda: text,
+    }
+    return mutants[str(random.choice([*mutants]))]()
+
+
+def _assert_mutants_are_read_alike(path: Path, num_files: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    configs = [*CONFIGS.values()]
+    for _ in range(num_files):
+        text = _written(random)
+        for _ in range(random.integers(0, 4)):
+            text = _mutated(text, random)
+        path.write_bytes(text)
+        config = configs[random.integers(len(configs)) if random.random() < 0.3 else 0]
+        assert_read_alike(path, config, 1 << 20)
+        assert_read_alike(path, config, int(random.choice([*TINY, 64, 300])))
+
+
+def test_300_mutated_files_are_read_or_refused_alike(tmp_path):
+    _assert_mutants_are_read_alike(tmp_path / "mutant.fasta", 300, seed=1)
+
+
+@pytest.mark.slow
+def test_20000_mutated_files_are_read_or_refused_alike(tmp_path):
+    _assert_mutants_are_read_alike(tmp_path / "mutant.fasta", 20_000, seed=2)
