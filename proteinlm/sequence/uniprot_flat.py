@@ -108,7 +108,7 @@ def _read_entry(cut: _Cut, source: str) -> UniprotEntry:
         text = text.encode("latin-1").decode()
     try:
         record = SwissProt.read(io.StringIO(text))
-        return _entry_of(record, cut, text)
+        return _entry_of(record, cut)
     except Exception as error:  # Biopython meets damage with ValueError, AssertionError, IndexError and more
         reason = " ".join(str(part).strip() for part in (error, getattr(error, "line", None)) if part)
         raise FastaError(
@@ -117,12 +117,15 @@ def _read_entry(cut: _Cut, source: str) -> UniprotEntry:
         ) from error
 
 
-def _entry_of(record: Any, cut: _Cut, text: str) -> UniprotEntry:
+def _entry_of(record: Any, cut: _Cut) -> UniprotEntry:
     if record.data_class not in _DATABASES:
         raise ValueError(f"its class is {record.data_class!r}; expected Reviewed or Unreviewed")
     if not cut.sequence_line:
         raise ValueError("it has no line SQ")
     length, _, checksum = record.seqinfo
+    kind = next(line for line in cut.lines if line.startswith("SQ")).split()[-1].rstrip(";.")
+    if kind not in {"CRC64", "CRC32"}:
+        raise ValueError(f"its check sum is a {kind}; expected CRC64, or CRC32 in old files")
     if length != record.sequence_length:
         raise ValueError(f"its line ID says {record.sequence_length:,} residues and its line SQ {length:,}")
     if record.sequence != "".join(cut.sequence):
@@ -144,7 +147,7 @@ def _entry_of(record: Any, cut: _Cut, text: str) -> UniprotEntry:
         existence=str(record.protein_existence),
         version=str(record.sequence_update[1]) if record.sequence_update else "",
         length=length,
-        checksum=checksum if "CRC64" in text else "",
+        checksum=checksum if kind == "CRC64" else "",
     )
 
 

@@ -104,11 +104,16 @@ def _check_end(text: bytes, line: int, prolog: bytes | None, source: str) -> Non
 
 
 def _read_entry(cut: _Cut, source: str) -> UniprotEntry:
+    from xml.parsers import expat
+
     from Bio.SeqIO.UniprotIO import UniprotIterator
 
+    end = b"</uniprot>"
     needed = _FURTHER_GENES.sub(rb"\1", _ANNOTATION.sub(b"", cut.text))
     try:
-        records = list(UniprotIterator(io.BytesIO(cut.prolog + needed + b"</uniprot>")))
+        # all of it, or what is left out could hide the end of one entry and the beginning of the next
+        expat.ParserCreate().Parse(cut.prolog + cut.text + end, True)
+        records = list(UniprotIterator(io.BytesIO(cut.prolog + needed + end)))
         return _entry_of(records[0], cut)
     except Exception as error:  # Biopython meets damage with ParseError, ValueError, KeyError, TypeError and more
         raise FastaError(

@@ -140,6 +140,7 @@ DAMAGES = {
         "a class of its own": ("Unreviewed;", "Anything;", ":31: the entry is no entry of UniProt"),
         "an unknown line code": ("KW   Ref", "QQ   Ref", ":1: the entry is no entry of UniProt (Unknown keyword 'QQ'"),
         "text between": ("//\nID", "//\nhello\nID", ":31: 'hello' stands where an entry begins"),
+        "no check sum": ("CRC64;", "ARC64;", ":1: the entry is no entry of UniProt (its check sum is a ARC64"),
         "a NUL byte": ("RA   Nobody", "RA   No\0dy", ":19: a NUL byte"),
     },
     "entries.xml": {
@@ -165,6 +166,11 @@ DAMAGES = {
         ),
         "text between": ("</entry>\n<entry", "</entry>\nhello\n<entry", "'hello' stands between entries"),
         "no end": ("</uniprot>", "", "does not end with '</uniprot>'"),
+        "damage in what is left out": (
+            "made up.</text>",
+            "made up.",
+            ":3: the entry is no entry of UniProt (mismatched",
+        ),
         "a NUL byte": ("<name>FIRST", "<name>\0FIRST", ":3: the entry is no entry of UniProt"),
         "a second file": ("</uniprot>", "</uniprot><uniprot>", "does not end with '</uniprot>'"),
     },
