@@ -113,6 +113,9 @@ def _read_entry(cut: _Cut, source: str) -> UniprotEntry:
     try:
         # all of it, or what is left out could hide the end of one entry and the beginning of the next
         expat.ParserCreate().Parse(cut.prolog + cut.text + end, True)
+        # Biopython takes the last
+        if (number := len(_SEQUENCE.findall(needed))) != 1:
+            raise ValueError(f"it has {number} sequences")
         records = list(UniprotIterator(io.BytesIO(cut.prolog + needed + end)))
         return _entry_of(records[0], cut)
     except Exception as error:  # Biopython meets damage with ParseError, ValueError, KeyError, TypeError and more

@@ -166,6 +166,8 @@ DAMAGES = {
         ),
         "text between": ("</entry>\n<entry", "</entry>\nhello\n<entry", "'hello' stands between entries"),
         "no end": ("</uniprot>", "", "does not end with '</uniprot>'"),
+        "two sequences": ("</sequence>", '</sequence><sequence length="0">', ":3: the entry is no entry of UniProt"),
+        "a sequence twice": ("  <sequence", '  <sequence length="1">M</sequence>\n  <sequence', "(it has 2 sequences)"),
         "damage in what is left out": (
             "made up.</text>",
             "made up.",
