@@ -10,7 +10,7 @@ class ProteinLMError(Exception):
 
 
 class FastaError(ProteinLMError):
-    """A sequence file that cannot be read as FASTA."""
+    """A sequence file that cannot be read with certainty."""
 
 
 class ManifestError(ProteinLMError):

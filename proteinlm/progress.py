@@ -21,6 +21,9 @@ class Progress(Protocol):
     def finish(self) -> None:
         """End the task that was announced last."""
 
+    def note(self, text: str) -> None:
+        """Say something about the work between two tasks, in one line."""
+
 
 class SilentProgress:
     """A ``Progress`` that says nothing."""
@@ -33,6 +36,9 @@ class SilentProgress:
 
     def finish(self) -> None:
         """Ignore the end."""
+
+    def note(self, text: str) -> None:
+        """Ignore the line."""
 
 
 SILENT = SilentProgress()

@@ -17,6 +17,7 @@ from torch import Tensor
 import proteinlm
 from proteinlm import config
 from proteinlm.attention import MECHANISMS, AttentionConfig, listed_name
+from proteinlm.batches.epochs import ClusterDraw, EpochConfig
 from proteinlm.batches.loader import BatchLoader
 from proteinlm.batches.masking import MaskingConfig
 from proteinlm.batches.packing import PackingConfig
@@ -53,11 +54,16 @@ _MAY_CHANGE = {
 }
 
 
+# tables that recipes of earlier versions lack, with what those versions did
+_EARLIER = {"epochs": {"draw": "sequences"}}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """All settings of a run; each table's defaults live beside the component that reads it."""
 
     seed: int = 0
+    epochs: EpochConfig = field(default_factory=EpochConfig)
     packing: PackingConfig = field(default_factory=PackingConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -108,11 +114,11 @@ def train(
 
     Raises:
         OutputError: if the folder already holds a run and ``resume`` is not set.
-        ConfigError: if recipe or corpus differ from those of the run to go on with.
+        ConfigError: if recipe or corpus differ from those of the run to go on with, or the corpus lacks
+            what the recipe needs.
     """
     corpus = open_corpus(corpus_path)
-    if not corpus.splits[TRAIN].num_sequences:
-        raise ConfigError(f"{corpus_path}: has no training proteins; ingest with smaller validation shares")
+    _check_training_split(corpus, recipe.epochs)
     model = MaskedLM(recipe.model, seed=recipe.seed)
     model.start_at_frequencies(_vocabulary_counts(corpus, recipe.model.vocab_size))
     _check_folder(folder, resume)
@@ -166,19 +172,7 @@ def _loop(
     about: dict[str, Any],
     progress: Progress,
 ) -> TrainingLoop:
-    sequences = corpus.sequences(TRAIN)
-    loader = BatchLoader(
-        sequences,
-        sequences.lengths,
-        packing=recipe.packing,
-        masking=recipe.masking,
-        seed=recipe.seed,
-        windows_per_step=recipe.training.windows_per_step,
-        windows_per_micro_batch=recipe.training.windows_per_micro_batch,
-        rank=engine.rank,
-        world_size=engine.world_size,
-        start=start.next_window,
-    )
+    report = progress if engine.rank == 0 else SILENT
 
     def export(step: int, weights: dict[str, Tensor]) -> None:
         if engine.rank == 0:
@@ -188,7 +182,7 @@ def _loop(
 
     return TrainingLoop(
         engine=engine,
-        loader=loader,
+        loader=_loader(recipe, corpus, engine, start, report),
         settings=recipe.training,
         optimiser=recipe.optimiser,
         schedule=recipe.schedule,
@@ -200,8 +194,43 @@ def _loop(
         export=export,
         identity=_state_identity(recipe, engine),
         journal=journal,
-        report=progress if engine.rank == 0 else SILENT,
+        report=report,
         progress=start,
+    )
+
+
+def _check_training_split(corpus: Corpus, epochs: EpochConfig) -> None:
+    if not corpus.splits[TRAIN].num_sequences:
+        raise ConfigError(f"{corpus.path}: has no training proteins; ingest with smaller validation shares")
+    if epochs.draw == "clusters" and not corpus.sequences(TRAIN).has_clusters:
+        raise ConfigError(
+            f"{corpus.path}: does not know the clusters of its proteins, of which epochs.draw = 'clusters' takes one "
+            "member each; ingest again with --clusters, or set epochs.draw = 'sequences'"
+        )
+
+
+def _loader(
+    recipe: Recipe, corpus: Corpus, engine: TrainingEngine, start: RunProgress, report: Progress
+) -> BatchLoader:
+    sequences = corpus.sequences(TRAIN)
+    by_cluster = recipe.epochs.draw == "clusters"
+    clusters = ClusterDraw(sequences.clusters, seed=recipe.seed) if by_cluster else None
+    if clusters is not None:
+        report.note(
+            f"an epoch draws one member of each of {clusters.num_clusters:,} clusters ({len(sequences):,} proteins)"
+        )
+    return BatchLoader(
+        sequences,
+        sequences.lengths,
+        packing=recipe.packing,
+        masking=recipe.masking,
+        seed=recipe.seed,
+        windows_per_step=recipe.training.windows_per_step,
+        windows_per_micro_batch=recipe.training.windows_per_micro_batch,
+        rank=engine.rank,
+        world_size=engine.world_size,
+        start=start.next_window,
+        clusters=clusters,
     )
 
 
@@ -307,7 +336,7 @@ def _check_same_run(folder: Path, about: dict[str, Any]) -> None:
     path = folder / RUN_FILE
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        old, digest = _flat(before["recipe"]), before["metadata"]["corpus"]
+        old, digest = _flat(_EARLIER | before["recipe"]), before["metadata"]["corpus"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: cannot be read, so there is no run to resume ({error!r})") from error
     if digest != about["metadata"]["corpus"]:

@@ -1,9 +1,9 @@
-"""Pictures of a comparison; the only place that draws."""
+"""Pictures of a comparison and of a corpus; the only place that draws."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,15 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+)
 from PIL import Image
 
 from proteinlm.analysis.history import series, smoothed
@@ -27,6 +35,7 @@ from proteinlm.analysis.results import (
     mean,
     mean_over,
 )
+from proteinlm.corpus.summary import LENGTH_CUTS, SequenceSummary
 
 # Okabe and Ito's palette, told apart by every kind of colour vision
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -406,3 +415,68 @@ def training_curve(report: ComparisonReport) -> Figure:
         if axes.lines:
             axes.legend(loc="best")
     return figure
+
+
+def draw_lengths(splits: Mapping[str, SequenceSummary]) -> bytes:
+    """Return a PNG of the lengths of the sequences, one line for each split that has any."""
+    with _style():
+        return _png(length_histogram(splits))
+
+
+def length_histogram(splits: Mapping[str, SequenceSummary]) -> Figure:
+    """Draw the share of each split's sequences by length on a logarithmic axis, and where cuts would fall."""
+    figure = _figure(9.5, 4.6)
+    axes = figure.subplots()
+    shown = {name: split for name, split in splits.items() if split.num_sequences}
+    for (name, split), colour in zip(shown.items(), (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY), strict=False):
+        edges, counts = np.array(split.histogram.edges), np.array(split.histogram.counts)
+        # per doubling, so that the width of a step makes no difference
+        heights = counts / split.num_sequences / np.diff(np.log2(edges))
+        axes.stairs(heights, edges, color=colour, linewidth=1.8, label=f"{name}, {split.num_sequences:,}")
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.02)
+    _length_axis(axes, shown)
+    for cut in LENGTH_CUTS:
+        axes.axvline(cut, color=INK, linestyle=(0, (4, 2)), linewidth=1.2)
+        axes.annotate(
+            _beyond(shown, cut),
+            (cut, 0.98),
+            (5, 0),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            fontsize=9,
+            in_layout=False,
+        )
+    axes.set_title("Lengths of the sequences")
+    axes.set_ylabel("share of the sequences per doubling of the length")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if shown:
+        axes.legend(loc="upper left", title="split, sequences", alignment="left")
+    return figure
+
+
+def _length_axis(axes: Any, splits: Mapping[str, SequenceSummary]) -> None:
+    axes.set_xscale("log", base=2)
+    # the cuts are always in sight
+    longest = max([5 * max(LENGTH_CUTS), *(split.longest for split in splits.values())])
+    shortest = min([64, *(split.shortest for split in splits.values())])
+    axes.set_xlim(shortest / 1.1, longest * 1.6)
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=40))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.tick_params(axis="x", labelrotation=45)
+    axes.set_xlabel("length, residues")
+
+
+def _beyond(splits: Mapping[str, SequenceSummary], cut: int) -> str:
+    """Say what a cut would touch, over all splits."""
+    found = [(split.cuts[str(cut)], split) for split in splits.values()]
+    longer = sum(each.num_longer for each, _ in found) / max(1, sum(split.num_sequences for _, split in found))
+    residues = sum(split.num_residues for _, split in found)
+    beyond = sum(each.share_beyond * split.num_residues for each, split in found) / max(1, residues)
+    return f"{cut:,} residues\n{_percent(longer)} of sequences longer\n{_percent(beyond)} of residues beyond"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else "< 0.1%" if share else "0%"

@@ -10,6 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from proteinlm.batches.epochs import ClusterDraw
 from proteinlm.batches.masking import NOT_CHOSEN, MaskingConfig, mask_tokens
 from proteinlm.batches.packing import PackingConfig, Sequences, Window, build_window
 from proteinlm.batches.sampler import WindowKey, WindowSampler
@@ -68,6 +69,7 @@ class BatchLoader:
         rank: number of this process.
         world_size: number of processes.
         start: the first window of the next step.
+        clusters: draws the proteins of an epoch; it takes all if None.
     """
 
     def __init__(  # noqa: PLR0913  (each is a fact of the run; a bundle would only rename them)
@@ -83,6 +85,7 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         start: WindowKey = WindowKey(0, 0),  # noqa: B008  (frozen)
+        clusters: ClusterDraw | None = None,
     ) -> None:
         self._sequences = sequences
         self._masking = masking
@@ -91,7 +94,7 @@ class BatchLoader:
         self._windows_per_micro_batch = windows_per_micro_batch
         self._rank = rank
         self._world_size = world_size
-        self.sampler = WindowSampler(lengths, packing, seed=seed, start=start)
+        self.sampler = WindowSampler(lengths, packing, seed=seed, start=start, clusters=clusters)
 
     def next_step(self) -> list[MaskedBatch]:
         """Return this process's micro-batches of the next step."""

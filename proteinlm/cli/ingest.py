@@ -1,4 +1,4 @@
-"""``proteinlm ingest``: FASTA files into a corpus."""
+"""``proteinlm ingest``: sequence files into a corpus."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "gaps": ("reading", "gaps"),
     "strict": ("reading", "strict"),
+    "identifier_column": ("reading", "identifier_column"),
+    "sequence_column": ("reading", "sequence_column"),
     "min_length": ("screening", "min_length"),
     "max_length": ("screening", "max_length"),
     "max_ambiguous": ("screening", "max_ambiguous"),
@@ -91,6 +93,8 @@ Example:
 @click.option("--drop-duplicates", is_flag=True, help="Keep the first of exactly equal sequences: --duplicates drop.")
 @click.option("--gaps", type=click.Choice(["drop", "keep", "refuse"]), help="What to do with - . ~ in a sequence.")
 @click.option("--strict", is_flag=True, default=None, help="Refuse J and inner stops, which otherwise become X.")
+@click.option("--identifier-column", help="Column of a table that holds identifiers, if its name is unusual.")
+@click.option("--sequence-column", help="Column of a table that holds sequences, if its name is unusual.")
 @click.option("--shard-residues", type=int, help="Upper size of a shard file.  [residues]")
 @click.option("--json", "as_json", is_flag=True, help="Print the index of the corpus to stdout.")
 def command(
@@ -105,10 +109,11 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Read FASTA FILES into a corpus of shards.
+    """Read FILES of sequences into a corpus of shards.
 
-    FILES may be plain or compressed (gzip, xz, bzip2, zstandard; told by content), or - for
-    standard input. Nothing is dropped without a count.
+    FILES are FASTA, UniProt's flat files or XML, or tables (Parquet, CSV, TSV), plain or compressed
+    (gzip, xz, bzip2, zstandard), all told by content, or - for standard input. Nothing is dropped
+    without a count.
     """
     from proteinlm import config as configuration
     from proteinlm.corpus import HeldOutFiles, ingest, ingest_manifest

@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from proteinlm.cli.corpus_description import CorpusOptions, Description, describe_corpus, describe_file
 from proteinlm.cli.terminal import TerminalProgress, note
 
 if TYPE_CHECKING:
     from proteinlm.corpus.manifest import ManifestFile
-    from proteinlm.corpus.summary import SequenceSummary
 
 EXAMPLE = """\b
 Example:
-  proteinlm inspect corpus/
+  proteinlm inspect corpus/ --picture lengths.png
 """
 
-# a table and the lines that people read of it
-Description = tuple[dict[str, Any], list[str]]
+DEFAULT_WINDOW_LENGTH = 8192
 
 
 @click.command(epilog=EXAMPLE)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Read every shard of a corpus again, as proteinlm verify does.")
+@click.option(
+    "--window-length",
+    type=click.IntRange(min=8),
+    help=f"Say how full windows of this length get.  [positions; {DEFAULT_WINDOW_LENGTH} if not given]",
+)
+@click.option("--duplicates", is_flag=True, help="Read a corpus and count its exactly equal sequences.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the lengths to this PNG file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(path: Path, verify: bool, as_json: bool) -> None:
+def command(
+    path: Path, verify: bool, window_length: int | None, duplicates: bool, picture: Path | None, as_json: bool
+) -> None:
     """Say what PATH is and what it holds.
 
-    PATH is a corpus, a checkpoint, the folder of a run, a recipe or manifest (.toml), or a FASTA file.
+    PATH is a corpus, a checkpoint, the folder of a run, a recipe or manifest (.toml), or a file of
+    sequences. --window-length and --duplicates are for a corpus, --picture is for a corpus or a
+    file of sequences.
     """
-    kind, (table, lines) = _describe(path)
+    options = CorpusOptions(window_length or DEFAULT_WINDOW_LENGTH, duplicates, picture)
+    kind, (table, lines) = _describe(path, options)
+    for name, value in (("verify", verify), ("window-length", window_length), ("duplicates", duplicates)):
+        if value and kind != "corpus":
+            raise click.UsageError(f"--{name} is for a corpus, and {path} is a {kind}")
+    if picture and kind not in {"corpus", "FASTA"}:
+        raise click.UsageError(f"--picture is for a corpus or a file of sequences, and {path} is a {kind}")
     if verify:
-        _verify(path, kind)
+        _verify(path)
     if as_json:
         click.echo(json.dumps({"kind": kind, "path": str(path), **table}, indent=2))
     else:
         click.echo("\n".join([f"{path}: {kind}", *(f"  {line}" if line else "" for line in lines)]))
 
 
-def _verify(path: Path, kind: str) -> None:
+def _verify(path: Path) -> None:
     from proteinlm.corpus import open_corpus, verify_corpus
 
-    if kind != "corpus":
-        raise click.UsageError(f"--verify is for a corpus, and {path} is a {kind}")
     verify_corpus(open_corpus(path), progress=TerminalProgress())
     note(f"every shard has the sha256 that {path} says")
 
 
-def _describe(path: Path) -> tuple[str, Description]:
+def _describe(path: Path, options: CorpusOptions) -> tuple[str, Description]:
     from proteinlm.errors import ConfigError
 
     if path.is_dir():
-        return _describe_folder(path)
+        return _describe_folder(path, options)
     if path.suffix == ".toml":
         from proteinlm import config
         from proteinlm.corpus import is_manifest
@@ -64,16 +77,16 @@ def _describe(path: Path) -> tuple[str, Description]:
         return ("manifest", _manifest(path)) if is_manifest(config.read_table(path)) else ("recipe", _recipe(path))
     if str(path) != "-" and not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
-    return "FASTA", _fasta(path)
+    return "FASTA", describe_file(path, options)
 
 
-def _describe_folder(path: Path) -> tuple[str, Description]:
+def _describe_folder(path: Path, options: CorpusOptions) -> tuple[str, Description]:
     from proteinlm.corpus.layout import INDEX_FILE
     from proteinlm.errors import ConfigError
 
     # a corpus is told without loading torch
     if (path / INDEX_FILE).exists():
-        return "corpus", _corpus(path)
+        return "corpus", describe_corpus(path, options)
     from proteinlm.model.checkpoint import CHECKPOINT_FOLDER, WEIGHTS_FILE
     from proteinlm.recipe import RUN_FILE
     from proteinlm.training.journal import METRICS_FILE
@@ -83,42 +96,6 @@ def _describe_folder(path: Path) -> tuple[str, Description]:
     if (path / WEIGHTS_FILE).exists() or (path / CHECKPOINT_FOLDER).is_dir():
         return "checkpoint", _checkpoint(path)
     raise ConfigError(f"{path}: is no corpus ({INDEX_FILE}), checkpoint ({WEIGHTS_FILE}) or run ({METRICS_FILE})")
-
-
-def _corpus(path: Path) -> Description:
-    from proteinlm.corpus import open_corpus, summarise_corpus
-    from proteinlm.sequence.wording import listed
-
-    summary = summarise_corpus(open_corpus(path))
-    origin = summary.manifest
-    lines = [f"from {origin['name']} ({origin['release']}), {origin['licence']}, {origin['credit']}"] if origin else []
-    lines.append(
-        f"{summary.num_shards} shards, {summary.num_bytes / 1e6:,.1f} MB, format {summary.format_version}, "
-        f"sha256 {summary.digest[:12]}…"
-    )
-    for name, counts in (("dropped", summary.dropped), ("noted", summary.noted), ("replaced", summary.substitutions)):
-        lines += [f"{name}: {listed(counts)}"] if counts else []
-    lines += ["", *_table({name: _columns(split) for name, split in summary.splits.items()})]
-    lines += _leaks(summary.leaks)
-    lines += ["", *_composition(summary.splits)]
-    return dataclasses.asdict(summary), lines
-
-
-def _fasta(path: Path) -> Description:
-    from proteinlm.corpus import summarise_fasta
-    from proteinlm.sequence.wording import listed
-
-    summary = summarise_fasta([path], progress=TerminalProgress())
-    lines = []
-    counts = {
-        "would be dropped": summary.screening.dropped,
-        "noted": summary.screening.noted,
-        "met": summary.reading,
-        "replaced residues": summary.substitutions,
-    }
-    lines += [f"{name}: {listed(found)}" for name, found in counts.items() if found]
-    lines += ["", *_table({"kept": _columns(summary.sequences)}), "", *_composition({"kept": summary.sequences})]
-    return dataclasses.asdict(summary), lines
 
 
 def _manifest(path: Path) -> Description:
@@ -211,46 +188,3 @@ def _settings(table: Mapping[str, Any], prefix: str = "") -> list[str]:
         nested = isinstance(value, Mapping)
         lines += _settings(value, f"{prefix}{name}.") if nested else [f"{prefix}{name} = {json.dumps(value)}"]
     return lines
-
-
-def _columns(summary: SequenceSummary) -> dict[str, str]:
-    return {
-        "sequences": f"{summary.num_sequences:,}",
-        "residues": f"{summary.num_residues:,}",
-        "shortest": f"{summary.shortest:,}",
-        **{f"{name} %": f"{value:,.0f}" for name, value in summary.percentiles.items()},
-        "longest": f"{summary.longest:,}",
-        "longer than 1,022": f"{summary.num_truncated:,}",
-        "residues beyond": f"{summary.beyond_truncation:.1%}",
-        "ambiguous": f"{summary.ambiguous:.3%}",
-    }
-
-
-def _table(columns: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return lines of a table: one row for a quantity, one column for a split."""
-    names = list(next(iter(columns.values())))
-    head = max(len(name) for name in names)
-    widths = {split: max(len(split), *(len(cell) for cell in cells.values())) for split, cells in columns.items()}
-    lines = [" " * head + "".join(f"  {split:>{widths[split]}}" for split in columns)]
-    return lines + [
-        f"{name:<{head}}" + "".join(f"  {cells[name]:>{widths[split]}}" for split, cells in columns.items())
-        for name in names
-    ]
-
-
-def _composition(splits: Mapping[str, SequenceSummary]) -> list[str]:
-    width = max(len(name) for name in splits)
-    return [
-        f"composition {name:<{width}}  "
-        + " ".join(f"{letter} {share:.1%}" for letter, share in found.composition.items())
-        for name, found in splits.items()
-        if found.composition
-    ]
-
-
-def _leaks(leaks: Mapping[str, Any]) -> Iterable[str]:
-    for name, leak in leaks.items():
-        relatives = (
-            "" if leak.same_cluster is None else f", {leak.same_cluster:,} have a relative of their cluster there"
-        )
-        yield f"{name}: {leak.equal_sequences:,} sequences are also in train{relatives}"

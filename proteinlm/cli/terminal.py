@@ -42,6 +42,10 @@ class TerminalProgress:
             self._display.finish()
         self._display = None
 
+    def note(self, text: str) -> None:
+        """Print the line."""
+        note(text)
+
 
 class _Bar:
     """A bar on a terminal."""

@@ -1,4 +1,4 @@
-"""FASTA files in, a corpus folder out: one pass, constant memory beside hashes and the shards at hand."""
+"""Sequence files in, a corpus folder out: one pass, constant memory beside hashes and the shards at hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from proteinlm.sequence import (
     ScreeningConfig,
     alphabet_digest,
     encode,
-    read_fasta,
+    read_records,
 )
 from proteinlm.sequence.fasta import SourceTally
 from proteinlm.sequence.record_blocks import ReadingPosition, block_of
@@ -71,7 +71,7 @@ def ingest(
     held_out: HeldOutFiles | None = None,
     progress: Progress = SILENT,
 ) -> IngestionReport:
-    """Build a corpus from FASTA files.
+    """Build a corpus from FASTA files, or others that ``read_records`` reads.
 
     The same files and settings give the same bytes. The folder appears when all is written.
 
@@ -142,7 +142,7 @@ def _build(
     tally = ReadingTally()
     with (folder / layout.SCREENING_FILE).open("w", encoding="utf-8", newline="\n") as table:
         table.write("outcome\treason\tfile\tline\tidentifier\n")
-        records = read_fasta(paths, config=config.reading, tally=tally, progress=progress)
+        records = read_records(paths, config=config.reading, tally=tally, progress=progress)
         while batch := list(islice(records, _BATCH)):
             builder.add(batch, table)
     shutil.rmtree(arrays, ignore_errors=True)

@@ -29,6 +29,8 @@ TOKENS_DATASET = "tokens"
 OFFSETS_DATASET = "offsets"
 IDENTIFIERS_DATASET = "identifiers"
 IDENTIFIER_OFFSETS_DATASET = "identifier_offsets"
+# where clusters are known: uint64 (N), the number of each sequence's cluster
+CLUSTERS_DATASET = "clusters"
 CONTENT_DATASETS = (TOKENS_DATASET, OFFSETS_DATASET, IDENTIFIERS_DATASET, IDENTIFIER_OFFSETS_DATASET)
 
 # a shard file has a digest for each of its blocks, which tell where in a damaged file the damage is

@@ -136,8 +136,31 @@ class SequenceSet:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """The number of residues of every sequence, int64[N], without special tokens."""
-        parts = [np.diff(shard[layout.OFFSETS_DATASET]) for shard in self._shards]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+        lengths = np.empty(len(self), dtype=np.int64)
+        for shard, end in zip(self._shards, self._ends.tolist(), strict=True):
+            offsets = shard[layout.OFFSETS_DATASET]
+            np.subtract(offsets[1:], offsets[:-1], out=lengths[end + 1 - len(offsets) : end])
+        return lengths
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether every shard says to which clusters its sequences belong."""
+        return all(layout.CLUSTERS_DATASET in shard.regions for shard in self._shards)
+
+    @property
+    def clusters(self) -> NDArray[np.uint64]:
+        """The cluster of every sequence, uint64[N], read anew each time; equal numbers are one cluster.
+
+        Raises:
+            ShardError: if a shard does not know them.
+        """
+        for shard in self._shards:
+            if layout.CLUSTERS_DATASET not in shard.regions:
+                raise ShardError(
+                    f"{shard.path}: has no dataset '{layout.CLUSTERS_DATASET}'; ingest again with a table of clusters"
+                )
+        parts = [shard[layout.CLUSTERS_DATASET] for shard in self._shards]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint64)
 
     def tokens(self, number: int) -> NDArray[np.uint8]:
         """Return the residues of a sequence, uint8[L], a read-only view of the file."""
@@ -173,6 +196,7 @@ _DTYPES = {
     layout.OFFSETS_DATASET: "<i8",
     layout.IDENTIFIERS_DATASET: "|u1",
     layout.IDENTIFIER_OFFSETS_DATASET: "<i8",
+    layout.CLUSTERS_DATASET: "<u8",
 }
 
 
@@ -187,7 +211,7 @@ def open_shard(path: Path, entry: ShardEntry) -> Shard:
     try:
         with h5py.File(path, "r") as file:
             _check_attributes(path, dict(file.attrs), entry)
-            shard = Shard(path, {name: _region(path, file, name) for name in _DTYPES})
+            shard = Shard(path, _regions(path, file))
     except FileNotFoundError as error:
         raise ShardError(f"{path}: no such file, though {layout.INDEX_FILE} names it; ingest again") from error
     except ShardError:
@@ -197,6 +221,8 @@ def open_shard(path: Path, entry: ShardEntry) -> Shard:
     lengths = {name: region.length for name, region in shard.regions.items()}
     if lengths[layout.IDENTIFIER_OFFSETS_DATASET] != lengths[layout.OFFSETS_DATASET]:
         raise ShardError(f"{path}: has not one identifier for each sequence; ingest again")
+    if lengths.get(layout.CLUSTERS_DATASET, entry.num_sequences) != entry.num_sequences:
+        raise ShardError(f"{path}: has not one cluster for each sequence; ingest again")
     found = lengths[layout.TOKENS_DATASET], lengths[layout.OFFSETS_DATASET] - 1
     if found != (entry.num_residues, entry.num_sequences):
         raise ShardError(
@@ -215,6 +241,12 @@ def _check_attributes(path: Path, found: Mapping[str, Any], entry: ShardEntry) -
     for name, value in expected.items():
         if found.get(name) != value:
             raise ShardError(f"{path}: has {name} {found.get(name)} where {value} is expected; ingest again")
+
+
+def _regions(path: Path, file: Any) -> dict[str, Region]:
+    has_clusters = layout.CLUSTERS_DATASET in file
+    names = [name for name in _DTYPES if has_clusters or name != layout.CLUSTERS_DATASET]
+    return {name: _region(path, file, name) for name in names}
 
 
 def _region(path: Path, file: Any, name: str) -> Region:

@@ -14,7 +14,7 @@ import numpy as np
 from proteinlm.corpus.digest_spool import SEQUENCE_COLUMNS, DigestSpool
 from proteinlm.corpus.duplicates import find_equal_sequences
 from proteinlm.corpus.layout import LeakEntry
-from proteinlm.corpus.shard_reader import Corpus
+from proteinlm.corpus.shard_reader import Corpus, SequenceSet
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import (
     STANDARD,
@@ -26,24 +26,54 @@ from proteinlm.sequence import (
     ScreeningConfig,
     ScreeningReport,
     encode,
-    read_fasta,
+    read_records,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# where ESM-2 cuts a protein: 1,024 positions less two special tokens
-USUAL_TRUNCATION = 1022
+# where ESM-2 cuts a protein, 1,024 positions less two special tokens, and where windows of a long context end
+LENGTH_CUTS = (1022, 8192)
+# steps of a histogram in each doubling of the length
+STEPS_IN_DOUBLING = 4
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class LengthCut:
+    """What a cut after so many residues would touch.
+
+    ``share_longer`` is the share of the sequences that are longer, ``share_beyond`` that of all
+    residues that stand after the cut.
+    """
+
+    num_longer: int
+    share_longer: float
+    share_beyond: float
+
+
+@dataclass(frozen=True, slots=True)
+class LengthHistogram:
+    """Sequences by length: ``counts[i]`` have ``edges[i]`` residues or more, and fewer than ``edges[i + 1]``."""
+
+    edges: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterCount:
+    """The clusters that sequences belong to."""
+
+    num_clusters: int
+    largest: int  # sequences
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceSummary:
     """Sequences in numbers; lengths in residues.
 
-    ``beyond_truncation`` is the share of all residues that stand after the 1,022nd of their protein;
-    ``ambiguous`` is the share that is none of the 20 standard residues; ``composition`` gives each
-    letter's share, the commonest first.
+    ``cuts`` are by length; ``ambiguous`` is the share of the residues that is none of the 20 standard
+    ones; ``composition`` gives each letter's share, the commonest first.
     """
 
     num_sequences: int
@@ -51,8 +81,8 @@ class SequenceSummary:
     shortest: int
     longest: int
     percentiles: Mapping[str, float]
-    num_truncated: int
-    beyond_truncation: float
+    histogram: LengthHistogram
+    cuts: Mapping[str, LengthCut]
     ambiguous: float
     composition: Mapping[str, float]
 
@@ -68,6 +98,7 @@ class CorpusSummary:
     num_bytes: int
     manifest: Mapping[str, str]
     splits: Mapping[str, SequenceSummary]
+    clusters: Mapping[str, ClusterCount]  # of the splits whose shards know them
     leaks: Mapping[str, LeakEntry]
     dropped: Mapping[str, int]
     noted: Mapping[str, int]
@@ -93,9 +124,9 @@ def summarise_corpus(corpus: Corpus) -> CorpusSummary:
     """
     index = corpus.index
     files = [corpus.path / shard.file for split in index.splits.values() for shard in split.shards]
+    sequences = {name: corpus.sequences(name) for name in index.splits}
     splits = {
-        name: summarise_sequences(corpus.sequences(name).lengths, split.token_counts)
-        for name, split in corpus.splits.items()
+        name: summarise_sequences(sequences[name].lengths, split.token_counts) for name, split in corpus.splits.items()
     }
     return CorpusSummary(
         path=str(corpus.path),
@@ -105,6 +136,7 @@ def summarise_corpus(corpus: Corpus) -> CorpusSummary:
         num_bytes=sum(file.stat().st_size for file in files),
         manifest=index.manifest,
         splits=splits,
+        clusters={name: _clusters(found) for name, found in sequences.items() if len(found) and found.has_clusters},
         leaks=index.leaks,
         dropped=index.screening.dropped,
         noted=index.screening.noted,
@@ -144,7 +176,7 @@ def summarise_fasta(paths: Iterable[Path | str], *, progress: Progress = SILENT)
     lengths: list[int] = []
     token_counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
     substitutions: Counter[str] = Counter()
-    for record in read_fasta(paths, config=FastaConfig(), tally=tally, progress=progress):
+    for record in read_records(paths, config=FastaConfig(), tally=tally, progress=progress):
         encoded = encode(record.residues)
         if screen.judge(record, encoded.tokens).dropped:
             continue
@@ -172,8 +204,27 @@ def summarise_sequences(lengths: NDArray[np.int64], token_counts: NDArray[np.int
         shortest=int(lengths.min(initial=total)),
         longest=int(lengths.max(initial=0)),
         percentiles={str(name): float(value) for name, value in zip(PERCENTILES, quantiles, strict=True)},
-        num_truncated=int((lengths > USUAL_TRUNCATION).sum()),
-        beyond_truncation=float(np.maximum(lengths - USUAL_TRUNCATION, 0).sum() * share),
+        histogram=_histogram(lengths),
+        cuts={str(cut): _cut(lengths, cut, share) for cut in LENGTH_CUTS},
         ambiguous=float((total - int(token_counts[STANDARD].sum())) * share),
         composition={TOKENS[token]: float(token_counts[token] * share) for token in order if token_counts[token]},
     )
+
+
+def _histogram(lengths: NDArray[np.int64]) -> LengthHistogram:
+    """Return the histogram up to the first edge beyond the longest."""
+    num_doublings = int(lengths.max(initial=1)).bit_length()
+    edges = np.unique(np.ceil(2 ** (np.arange(STEPS_IN_DOUBLING * num_doublings + 1) / STEPS_IN_DOUBLING)))
+    counts, _ = np.histogram(lengths, edges)
+    return LengthHistogram(tuple(edges.astype(int).tolist()), tuple(counts.tolist()))
+
+
+def _cut(lengths: NDArray[np.int64], cut: int, share_of_residue: float) -> LengthCut:
+    num_longer = int((lengths > cut).sum())
+    num_beyond = int(np.maximum(lengths - cut, 0).sum())
+    return LengthCut(num_longer, num_longer / max(len(lengths), 1), num_beyond * share_of_residue)
+
+
+def _clusters(sequences: SequenceSet) -> ClusterCount:
+    _, counts = np.unique(sequences.clusters, return_counts=True)
+    return ClusterCount(len(counts), int(counts.max()))

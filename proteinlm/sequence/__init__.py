@@ -15,6 +15,7 @@ from proteinlm.sequence.alphabet import (
     decode,
     encode,
 )
+from proteinlm.sequence.entries import read_records
 from proteinlm.sequence.fasta import FastaConfig, FastaRecord, ReadingTally, accession, read_fasta
 from proteinlm.sequence.screening import Screen, ScreeningConfig, ScreeningReport
 
@@ -40,4 +41,5 @@ __all__ = [
     "decode",
     "encode",
     "read_fasta",
+    "read_records",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -115,6 +116,18 @@ def compression_of(opening: bytes) -> str | None:
     return next((kind.name for kind in _COMPRESSIONS if opening.startswith(kind.magic)), None)
 
 
+def inflated_opening(opening: bytes) -> bytes:
+    """Return the text that the first bytes of a source hold, as far as they go."""
+    kind = next((kind for kind in _COMPRESSIONS if opening.startswith(kind.magic)), None)
+    if kind is None:
+        return opening
+    parts: list[bytes] = []
+    # the rest of the source is missing, and damage is for the reader to name
+    with suppress(FastaError):
+        parts.extend(_inflate(iter([opening]), kind, "", None))
+    return b"".join(parts)
+
+
 def source_name(path: Path | str) -> str:
     """Return how messages call ``path``."""
     return "standard input" if str(path) == STDIN else str(path)
@@ -150,6 +163,29 @@ def read_decompressed(
         yield from _inflate(_chain(first, pieces), kind, source_name(path), timings)
     elif first:
         yield from _chain(first, pieces)
+
+
+class PieceReader(io.RawIOBase):
+    """Pieces of bytes as a file, for libraries that read files."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill ``buffer`` from one piece and return how many bytes that were, 0 at the end."""
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 def _chain(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:

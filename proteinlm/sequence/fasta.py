@@ -40,10 +40,12 @@ class FastaRecord(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FastaConfig:
-    """What to do with characters that are no residues."""
+    """What to do with characters that are no residues, and where tables have their sequences."""
 
     gaps: Literal["drop", "keep", "refuse"] = "drop"  # the characters - . ~
     strict: bool = False  # refuse J and stops inside a sequence, which otherwise become X
+    identifier_column: str | None = None  # of tables; None looks for the usual names
+    sequence_column: str | None = None
 
 
 @dataclass(slots=True)
@@ -96,14 +98,15 @@ def read_fasta(
     progress.start("reading", total_bytes(paths), "B")
     try:
         for path in paths:
-            yield from _read_one(path, config or FastaConfig(), tally, progress)
+            yield from read_one(path, config or FastaConfig(), tally, progress)
     finally:
         progress.finish()
 
 
-def _read_one(
+def read_one(
     path: Path | str, config: FastaConfig, tally: ReadingTally | None, progress: Progress
 ) -> Iterator[FastaRecord]:
+    """Yield the records of one FASTA file, as ``read_fasta`` does."""
     source = SourceTally(source_name(path)) if tally is None else tally.begin(source_name(path))
     pieces = read_decompressed(path, digest=None if tally is None else source.digest, progress=progress)
     treatments = Counter[str]() if tally is None else tally.treatments
@@ -188,6 +191,27 @@ class RecordParser(FastaText):
             identifier, description = self._unusual_names(names, line)
         return _new_tuple(FastaRecord, (identifier, description.rstrip(), residues, self._name, line))
 
+    def entry(self, names: tuple[str, str], body: bytes, *, line: int, body_line: int) -> FastaRecord:
+        """Return the record of an entry of another format, its residues treated like those of FASTA.
+
+        Args:
+            names: identifier and description.
+            body: the sequence in lines, as they stand in the file.
+            line: where the entry begins.
+            body_line: where the sequence begins.
+        """
+        residues = body.replace(b"\n", b"")
+        if self._is_strict or not residues.isalpha():
+            self._refuse_comments(body, body_line)
+            residues = self._tidy(body, residues, body_line - 1)
+        identifier, description = names
+        if not identifier:
+            self._count("headers without identifier", 1)
+            identifier = f"unnamed:{line}"
+        self.num_records += 1
+        self.num_residues += len(residues)
+        return FastaRecord(identifier, description, residues, self._name, line)
+
     def _unusual_names(self, header: str, line: int) -> tuple[str, str]:
         if not header.strip() or header[0].isspace():
             self._count("headers without identifier", 1)
@@ -229,6 +253,12 @@ class RecordParser(FastaText):
                 self._refuse_character(joined, line)
             self._count("lines with blanks", int(len(joined) < len(text)))
             yield joined
+
+    def _refuse_comments(self, body: bytes, first_line: int) -> None:
+        """Refuse what only FASTA has; elsewhere such a line is damage."""
+        for line, text in enumerate(body.split(b"\n"), first_line):
+            if is_comment(text):
+                self._refuse_character(text, line)
 
     def _refuse_character(self, text: bytes, line: int) -> NoReturn:
         found = _NOT_A_RESIDUE.search(text)

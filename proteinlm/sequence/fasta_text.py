@@ -9,10 +9,16 @@ from typing import NoReturn
 
 from proteinlm.errors import FastaError
 from proteinlm.sequence.foreign_formats import foreign_format
+from proteinlm.sequence.source_formats import SourceFormat, format_of_opening
 
 _LINE_FEED = ord("\n")
 _BYTE_ORDER_MARK = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
 _RETURNS_BEFORE_LINE_FEED = re.compile(rb"\r+\n")
+_OTHER_FORMATS: dict[SourceFormat, str] = {
+    "uniprot_flat": "a UniProt flat file",
+    "uniprot_xml": "UniProt XML",
+    "table": "a table",
+}
 
 
 class FastaText:
@@ -71,6 +77,11 @@ class FastaText:
             self._treatments[treatment] += amount
 
     def _refuse_foreign(self, opening: bytes) -> None:
+        if (format := format_of_opening(opening)) != "fasta":
+            raise FastaError(
+                f"{self._name}: is no FASTA but looks like {_OTHER_FORMATS[format]}; "
+                "'proteinlm ingest' reads one that is given as a file"
+            )
         if (found := foreign_format(opening.removeprefix(b"\xef\xbb\xbf"))) is not None:
             raise FastaError(f"{self._name}: is no FASTA but looks like {found}")
 

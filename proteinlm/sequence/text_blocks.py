@@ -71,19 +71,42 @@ def read_texts(
     progress.start("reading", total_bytes(paths), "B", done=total_bytes(paths[:first]) or 0)
     try:
         for number, path in enumerate(paths[first:], first):
-            name = source_name(path)
             skipped = start.text if start is not None and number == first else 0
-            if skipped and str(path) == STDIN:
-                raise FastaError(f"{name}: cannot be read a second time to go on where reading ended; begin again")
-            digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
-            cutter = _TextCutter(number, name, digest, skipped)
-            pieces = read_decompressed(path, digest=digest, progress=progress, plain_piece=block_bytes, timings=timings)
-            for block in _timed(cutter, _regrouped(cutter.checked(pieces), block_bytes), timings):
-                yield block
-                if block.holds_nul:
-                    return
+            yield from texts_of_source(
+                number, path, skipped, tally=tally, progress=progress, timings=timings, block_bytes=block_bytes
+            )
     finally:
         progress.finish()
+
+
+def texts_of_source(
+    number: int,
+    path: Path | str,
+    skipped: int,
+    *,
+    tally: ReadingTally | None,
+    progress: Progress,
+    timings: Timings | None,
+    block_bytes: int,
+) -> Iterator[TextBlock]:
+    """Yield the text of one source after its first ``skipped`` bytes, as ``read_texts`` does."""
+    name = source_name(path)
+    if skipped:
+        refuse_second_reading(path)
+    digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
+    cutter = _TextCutter(number, name, digest, skipped)
+    pieces = read_decompressed(path, digest=digest, progress=progress, plain_piece=block_bytes, timings=timings)
+    for block in _timed(cutter, _regrouped(cutter.checked(pieces), block_bytes), timings):
+        yield block
+        if block.holds_nul:
+            # settle refuses it, and what follows with it
+            return
+
+
+def refuse_second_reading(path: Path | str) -> None:
+    """Refuse to go on in standard input, whose beginning cannot be passed over."""
+    if str(path) == STDIN:
+        raise FastaError(f"{source_name(path)}: cannot be read a second time to go on where reading ended; begin again")
 
 
 def _timed(cutter: _TextCutter, pieces: Iterator[bytes], timings: Timings | None) -> Iterator[TextBlock]:

@@ -7,6 +7,7 @@ import itertools
 import numpy
 import torch
 
+from proteinlm.batches.epochs import ClusterDraw
 from proteinlm.batches.loader import BatchLoader
 from proteinlm.batches.masking import MaskingConfig
 from proteinlm.batches.packing import PackingConfig
@@ -96,3 +97,19 @@ def test_residues_are_counted_without_special_tokens():
     for _ in range(windows):
         total += sum(batch.num_residues for batch in loader.next_step())
     assert total == sum(LENGTHS)
+
+
+def test_processes_share_a_step_of_drawn_cluster_members_too():
+    names = numpy.random.default_rng(2).integers(0, 2**64, size=20, dtype=numpy.uint64)
+    clusters = names[numpy.random.default_rng(3).integers(0, 20, size=len(LENGTHS))]
+
+    def steps(**settings):
+        # each process draws for itself
+        loader = _loader(clusters=ClusterDraw(clusters, seed=7), **settings)
+        return [_windows(loader.next_step()) for _ in range(8)]
+
+    alone, *ranks = steps(), *(steps(rank=rank, world_size=8, windows_per_step=4) for rank in range(8))
+    for number, step in enumerate(alone):
+        shared = {key: window for rank in ranks for key, window in rank[number].items()}
+        assert step.keys() == shared.keys()
+        assert all(torch.equal(tokens, shared[key][0]) for key, (tokens, _) in step.items())

@@ -69,7 +69,7 @@ def test_options_become_settings_of_the_corpus(proteinlm, tmp_path, duplicates):
     code, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", *words.split())
     assert code == 0, err
     assert open_corpus(tmp_path / "corpus").index.settings == {
-        "reading": {"gaps": "keep", "strict": True},
+        "reading": {"gaps": "keep", "strict": True, "identifier_column": None, "sequence_column": None},
         "screening": {
             "min_length": 2,
             "max_length": 99,

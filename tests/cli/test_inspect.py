@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy
 import pytest
 
 from proteinlm.cli.main import main
@@ -26,6 +27,21 @@ def inspect(capsys):
         return caught.value.code or 0, written.out, written.err
 
     return run
+
+
+@pytest.fixture
+def write_lengths(tmp_path):
+    """Make a corpus of proteins of these lengths, all in training; return its folder."""
+
+    def write(lengths):
+        from proteinlm.corpus import IngestionConfig, SplittingConfig
+
+        path = tmp_path / "lengths.fasta"
+        path.write_text("".join(f">p{length}\n{'M' * length}\n" for length in lengths))
+        config = IngestionConfig(splitting=SplittingConfig(validation_share=0))
+        return ingest([path], tmp_path / "corpus", config=config).path
+
+    return write
 
 
 @pytest.fixture
@@ -56,6 +72,64 @@ def test_a_corpus_as_json_has_its_counts(inspect, tmp_path):
     _, out, _ = inspect(tmp_path / "corpus", "--json")
     found = json.loads(out)
     assert (found["kind"], found["splits"]["train"]["num_sequences"]) == ("corpus", 2)
+
+
+def test_a_corpus_says_how_full_windows_get(inspect, tmp_path):
+    ingest([FILES / "plain.fasta"], tmp_path / "corpus")
+    _, out, _ = inspect(tmp_path / "corpus", "--window-length", 32, "--json")
+    packing = json.loads(out)["packing"]
+    # 44 residues in two proteins of 22, each with two special tokens
+    assert (packing["train"]["num_windows"], packing["train"]["fill"]) == (2, 48 / 64)
+    _, out, _ = inspect(tmp_path / "corpus", "--window-length", 64)
+    rows = [line.split() for line in out.splitlines()]
+    assert ["windows", "of", "64", "1", "0"] in rows
+    assert ["filled", "75.00%"] in rows
+
+
+def test_a_corpus_shows_lengths_and_cuts(inspect, write_lengths):
+    _, out, _ = inspect(write_lengths([30, 40, 1023, 10_000]))
+    rows = [line.split() for line in out.splitlines()]
+    assert ["longer", "than", "1,022", "2", "(50.00%)", "0", "(0.00%)"] in rows
+    assert ["16", "to", "31", "25.0%", "0.0%", "#" * 30] in rows
+    assert ["8,192", "to", "16,383", "25.0%", "0.0%", "#" * 30] in rows
+
+
+def test_equal_sequences_are_counted_on_request(inspect, tmp_path):
+    ingest([FILES / "duplicate_sequences.fasta"], tmp_path / "corpus")
+    assert json.loads(inspect(tmp_path / "corpus", "--json")[1])["duplicates"] is None
+    assert json.loads(inspect(tmp_path / "corpus", "--duplicates", "--json")[1])["duplicates"]["train"] == 1
+    assert "equal to an earlier one" in inspect(tmp_path / "corpus", "--duplicates")[1]
+
+
+def test_clusters_are_counted_where_shards_know_them(inspect, tmp_path):
+    ingest([FILES / "plain.fasta"], tmp_path / "corpus")
+    with h5py.File(tmp_path / "corpus" / "train-00000.h5", "r+") as file:
+        file["clusters"] = numpy.array([7, 7], dtype=numpy.uint64)
+    found = json.loads(inspect(tmp_path / "corpus", "--json")[1])
+    assert found["clusters"] == {"train": {"num_clusters": 1, "largest": 2}}
+    rows = [line.split() for line in inspect(tmp_path / "corpus")[1].splitlines()]
+    assert ["largest", "cluster", "2"] in rows
+
+
+def test_lengths_are_drawn(inspect, write_lengths, tmp_path):
+    corpus = write_lengths([30, 40, 1023, 10_000])
+    for number, path in enumerate((corpus, FILES / "plain.fasta")):
+        picture = tmp_path / f"{number}.png"
+        assert inspect(path, "--picture", picture)[0] == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_for_a_corpus_is_wrong_usage_elsewhere(inspect, project_root, tmp_path):
+    recipe = project_root / "pipelines" / "quickstart.toml"
+    for words in (["--duplicates"], ["--window-length", 64], ["--picture", tmp_path / "lengths.png"]):
+        assert inspect(recipe, *words)[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_entries_are_shown_as_ingest_would_see_them(inspect):
+    code, out, _ = inspect(FILES.parent / "uniprot" / "entries.xml", "--json")
+    found = json.loads(out)
+    assert (code, found["sequences"]["num_sequences"], found["sequences"]["num_residues"]) == (0, 3, 290)
 
 
 def test_a_fasta_file_is_shown_as_ingest_would_see_it(inspect):

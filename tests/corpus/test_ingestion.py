@@ -104,7 +104,8 @@ def test_settings_are_remembered(tmp_path):
     config = IngestionConfig(screening=ScreeningConfig(max_length=50), reading=FastaConfig(gaps="keep"))
     index = ingest([FILES / "gaps.fasta"], tmp_path / "corpus", config=config).index
     assert index.settings["screening"]["max_length"] == 50
-    assert index.settings["reading"] == {"gaps": "keep", "strict": False}
+    reading = {"gaps": "keep", "strict": False, "identifier_column": None, "sequence_column": None}
+    assert index.settings["reading"] == reading
 
 
 def test_proteins_outside_the_clusters_are_counted_and_not_held_out(write_fasta, tmp_path):

@@ -209,3 +209,45 @@ def test_shards_in_each_others_place_are_refused(corpus):
     second.write_bytes(first.read_bytes())
     with pytest.raises(ShardError, match=r"train-00001\.h5: has sha256"):
         corpus.sequences("train")
+
+
+def _add_clusters(corpus, clusters):
+    """Write clusters, by shard, into the training shards."""
+    for shard, numbers in zip(corpus.index.splits["train"].shards, clusters, strict=True):
+        with h5py.File(corpus.path / shard.file, "r+") as file:
+            file.create_dataset(layout.CLUSTERS_DATASET, data=numbers)
+
+
+def _numbers(corpus):
+    sizes = [shard.num_sequences for shard in corpus.index.splits["train"].shards]
+    generator = numpy.random.default_rng(0)
+    return [generator.integers(0, 2**64, size=size, dtype=numpy.uint64) for size in sizes]
+
+
+def test_clusters_come_back_shard_after_shard(corpus):
+    numbers = _numbers(corpus)
+    _add_clusters(corpus, numbers)
+    sequences = corpus.sequences("train")
+    assert sequences.has_clusters
+    assert sequences.clusters.dtype == numpy.uint64
+    assert sequences.clusters.tolist() == numpy.concatenate(numbers).tolist()
+    assert pickle.loads(pickle.dumps(sequences)).clusters.tolist() == sequences.clusters.tolist()
+
+
+def test_clusters_of_a_corpus_without_any_are_refused(corpus):
+    sequences = corpus.sequences("train")
+    assert not sequences.has_clusters
+    with pytest.raises(ShardError, match=r"train-00000\.h5: has no dataset 'clusters'; ingest again with a table of"):
+        _ = sequences.clusters
+
+
+def test_shard_with_fewer_clusters_than_sequences_is_refused(corpus):
+    _add_clusters(corpus, [numbers[1:] for numbers in _numbers(corpus)])
+    with pytest.raises(ShardError, match=r"train-00000\.h5: has not one cluster for each sequence"):
+        corpus.sequences("train")
+
+
+def test_clusters_of_another_type_are_refused(corpus):
+    _add_clusters(corpus, [numbers.astype(numpy.float64) for numbers in _numbers(corpus)])
+    with pytest.raises(ShardError, match=r"dataset 'clusters' is not flat, contiguous <u8"):
+        corpus.sequences("train")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proteinlm.corpus import IngestionConfig, ingest, open_corpus, summarise_corpus, summarise_fasta
 from proteinlm.corpus.summary import count_duplicates, summarise_sequences
@@ -20,10 +23,21 @@ def _summarise(*sequences):
     return summarise_sequences(numpy.array([len(part) for part in tokens]), counts)
 
 
-def test_share_beyond_truncation_counts_residues_after_the_1022nd():
-    summary = _summarise(b"M" * 1022, b"M" * 1023, b"M" * 2000)
-    assert summary.num_truncated == 2
-    assert summary.beyond_truncation == pytest.approx((1 + 978) / (1022 + 1023 + 2000))
+def test_a_cut_touches_longer_sequences_and_the_residues_after_it():
+    cuts = _summarise(b"M" * 1022, b"M" * 1023, b"M" * 10_000).cuts
+    total = 1022 + 1023 + 10_000
+    assert (cuts["1022"].num_longer, cuts["1022"].share_longer) == (2, pytest.approx(2 / 3))
+    assert cuts["1022"].share_beyond == pytest.approx((1 + 8978) / total)
+    assert (cuts["8192"].num_longer, cuts["8192"].share_beyond) == (1, pytest.approx(1808 / total))
+
+
+@given(st.lists(st.integers(1, 40_000), max_size=30))
+def test_every_length_is_in_one_bar_of_the_histogram(lengths):
+    counts = numpy.zeros(33, dtype=numpy.int64)
+    found = summarise_sequences(numpy.array(lengths, dtype=numpy.int64), counts).histogram
+    bars = pairwise(found.edges)
+    assert list(found.counts) == [sum(low <= length < high for length in lengths) for low, high in bars]
+    assert sum(found.counts) == len(lengths)
 
 
 def test_composition_and_ambiguity_are_shares_of_residues():

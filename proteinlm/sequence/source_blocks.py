@@ -1,0 +1,159 @@
+"""Sources of any format in, blocks of records out.
+
+The three steps of proteinlm.sequence.block_reader, for FASTA and for what is none: ``read_sources``
+yields the texts of FASTA files, and of other sources, told by ``format_of``, blocks of finished
+records, which ``scan_source`` and ``settle_source`` hand through. A source that is no FASTA is
+therefore read in the thread that reads, by one entry after the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence.block_reader import ScannedBlock, scan, settle
+from proteinlm.sequence.compression import SourceDigest, read_decompressed, source_name
+from proteinlm.sequence.entries import records_of_pieces
+from proteinlm.sequence.fasta import FastaConfig, ReadingTally, total_bytes
+from proteinlm.sequence.record_blocks import ReadingPosition, RecordBlock, blocks_of_records
+from proteinlm.sequence.source_formats import SourceFormat, format_of
+from proteinlm.sequence.text_blocks import BLOCK_BYTES, TextBlock, refuse_second_reading, texts_of_source
+from proteinlm.sequence.timings import Timings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EntriesBlock:
+    """Records of a source that is no FASTA, beside what a ``TextBlock`` says of its source.
+
+    Attributes:
+        source: number of the source, from 0.
+        name: name of the source, as messages call it.
+        records: the block.
+        treatments: what was taken away in its records.
+        num_bytes_read: bytes of the source, as it lies on disk, that had been read by then.
+        digest_read: their xxh3_128.
+    """
+
+    source: int
+    name: str
+    records: RecordBlock
+    treatments: Mapping[str, int]
+    num_bytes_read: int
+    digest_read: str
+
+
+def read_source_blocks(
+    paths: Iterable[Path | str],
+    *,
+    config: FastaConfig | None = None,
+    tally: ReadingTally | None = None,
+    progress: Progress = SILENT,
+    start: ReadingPosition | None = None,
+    timings: Timings | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[RecordBlock]:
+    """Yield the records of sources of any format, as ``read_records`` reads them, in blocks.
+
+    The arguments are those of ``read_blocks``; of a source that is no FASTA, ``start`` counts records.
+
+    Raises:
+        FastaError: as ``read_records``, with the same words.
+        UnavailableError: if a table is to be read without pyarrow.
+    """
+    config = config or FastaConfig()
+    tally = ReadingTally() if tally is None else tally
+    previous = start
+    for block in read_sources(
+        paths, config=config, tally=tally, progress=progress, start=start, timings=timings, block_bytes=block_bytes
+    ):
+        records = settle_source(scan_source(block), tally.treatments, config, previous)
+        source, previous = tally.sources[-1], records.end
+        source.num_records, source.num_residues = previous.num_records, previous.num_residues
+        yield records
+
+
+def read_sources(
+    paths: Iterable[Path | str],
+    *,
+    config: FastaConfig,
+    tally: ReadingTally | None = None,
+    progress: Progress = SILENT,
+    start: ReadingPosition | None = None,
+    timings: Timings | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[TextBlock | EntriesBlock]:
+    """Yield the texts of FASTA files as ``read_texts`` does, and the records of other sources.
+
+    The tally gets the sources with their digests; the records and the treatments are known to who
+    settles the blocks.
+    """
+    paths = list(paths)
+    first = 0 if start is None else start.source
+    progress.start("reading", total_bytes(paths), "B", done=total_bytes(paths[:first]) or 0)
+    try:
+        for number, path in enumerate(paths[first:], first):
+            position = start if start is not None and number == first else ReadingPosition(number, 0, 1, 0, 0)
+            format = format_of(path, sequence_column=config.sequence_column)
+            if format == "fasta":
+                yield from texts_of_source(
+                    number,
+                    path,
+                    position.text,
+                    tally=tally,
+                    progress=progress,
+                    timings=timings,
+                    block_bytes=block_bytes,
+                )
+            else:
+                yield from _entries_of_source(path, format, config, tally, progress, position, timings)
+    finally:
+        progress.finish()
+
+
+def scan_source(block: TextBlock | EntriesBlock) -> ScannedBlock | EntriesBlock:
+    """Return what stands in a text, or the block of records as it is; safe in any number of threads."""
+    return block if isinstance(block, EntriesBlock) else scan(block)
+
+
+def settle_source(
+    scanned: ScannedBlock | EntriesBlock,
+    treatments: Counter[str],
+    config: FastaConfig,
+    previous: ReadingPosition | None,
+) -> RecordBlock:
+    """Return the block of records; arguments and errors are those of ``settle``."""
+    if isinstance(scanned, EntriesBlock):
+        treatments.update(scanned.treatments)
+        return scanned.records
+    return settle(scanned, treatments, config, previous)
+
+
+def _entries_of_source(
+    path: Path | str,
+    format: SourceFormat,
+    config: FastaConfig,
+    tally: ReadingTally | None,
+    progress: Progress,
+    position: ReadingPosition,
+    timings: Timings | None,
+) -> Iterator[EntriesBlock]:
+    if position.text:
+        refuse_second_reading(path)
+    name = source_name(path)
+    digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
+    pieces = read_decompressed(path, digest=digest, progress=progress, timings=timings)
+    treatments = Counter[str]()
+    records = records_of_pieces(path, pieces, format, config, treatments, skip=position.text)
+    for block in blocks_of_records(records, source=position.source, start=position):
+        yield EntriesBlock(
+            source=position.source,
+            name=name,
+            records=block,
+            treatments=dict(treatments),
+            num_bytes_read=digest.num_bytes,
+            digest_read=digest.xxh3_128,
+        )
+        treatments.clear()
