@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from proteinlm.sequence.compression import compression_of
 
 # opening bytes, after blanks -> what such a file is; the longer opening stands first
@@ -37,6 +39,8 @@ _UNICODE_MARKS: tuple[tuple[bytes, str], ...] = (
     (b"\0>", "UTF-16"),
 )
 
+_UNIREF = re.compile(rb"(?:\s+|<[?!][^>]*>)*<UniRef[\s>0-9]")
+
 
 def foreign_format(opening: bytes) -> str | None:
     """Return what a file is that begins with ``opening``, or None where it may be FASTA."""
@@ -47,5 +51,7 @@ def foreign_format(opening: bytes) -> str | None:
         return f"{compression} data inside compressed data; decompress it once more"
     if opening[257:262] == b"ustar":
         return "a tar archive; unpack it first"
+    if _UNIREF.match(opening):
+        return "UniRef's XML, which says who is in which cluster; give it to ingest by --clusters"
     text = opening.lstrip()[:64].lower()
     return next((name for start, name in _OPENINGS if text.startswith(start.lower())), None)
