@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from proteinlm.corpus.shard_reader import Addresses
 from proteinlm.sequence.alphabet import CLS, EOS, PAD
 
+# bytes that the processor loads at once, and how many of a protein are asked for ahead of the copying
+_LINE = 64
+_FETCHED = 256
+
 Integers = NDArray[numpy.signedinteger]
 
 
@@ -42,6 +46,21 @@ def _copy(_typing: Any, _target: Any, _source: Any, _count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.uint64, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _fetch(_typing: Any, _address: Any) -> Any:
+    """Have the cache line at an address brought near, without waiting for it."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        form = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        prefetch = cgutils.get_or_insert_function(builder.module, form, "llvm.prefetch.p0i8")
+        # to be read, kept in all caches, as data
+        builder.call(prefetch, [builder.inttoptr(arguments[0], pointer), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), generate
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -115,6 +134,8 @@ def _locate(numbers: Integers, addresses: Addresses) -> tuple[NDArray[numpy.uint
         offset = _integer_at(place)
         starts[piece] = addresses.tokens[shard] + numpy.uint64(offset)
         lengths[piece] = _integer_at(place + numpy.uint64(8)) - offset
+        for line in range(0, min(lengths[piece], _FETCHED), _LINE):
+            _fetch(starts[piece] + numpy.uint64(line))
     return starts, lengths
 
 
