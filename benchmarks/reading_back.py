@@ -9,7 +9,6 @@ Run it alone on the machine: python benchmarks/run.py reading_back
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import statistics
 import tempfile
