@@ -38,7 +38,7 @@ class ClusterDraw:
         clusters: uint64 (N,), the cluster of each protein; equal numbers are one cluster.
         seed: of the run.
 
-    Source: Lin et al., Science 379 (2023), doi:10.1126/science.ade2574, supplement A.1.1.
+    Source: Lin et al., Science 379 (2023), doi:10.1126/science.ade2574, materials and methods.
     """
 
     def __init__(self, clusters: NDArray[numpy.uint64], *, seed: int) -> None:

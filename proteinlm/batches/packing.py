@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import numpy
 from numpy.typing import NDArray
 
+from proteinlm.corpus.shard_reader import SequenceSet
 from proteinlm.sequence.alphabet import CLS, EOS, PAD
 
 Context = Literal["isolated", "joint"]
@@ -141,6 +142,8 @@ def plan_windows(lengths: NDArray[numpy.int64], config: PackingConfig, *, order:
 
 def build_window(plan: WindowPlan, window: int, sequences: Sequences) -> Window:
     """Return the tokens of a planned window."""
+    if isinstance(sequences, SequenceSet):
+        return _gathered(plan, window, sequences)
     length = plan.config.window_length
     tokens = numpy.full(length, PAD, dtype=numpy.uint8)
     positions = numpy.zeros(length, dtype=numpy.int64)
@@ -158,6 +161,21 @@ def build_window(plan: WindowPlan, window: int, sequences: Sequences) -> Window:
     if place < length:
         bounds.append(length)
     return Window(tokens, positions, numpy.array(bounds, dtype=numpy.int64), place)
+
+
+def _gathered(plan: WindowPlan, window: int, sequences: SequenceSet) -> Window:
+    """Return the window that ``build_window`` defines, copied from the mapped shards."""
+    from proteinlm.batches.gathering import gather
+
+    first, last = plan.window_offsets[window : window + 2].tolist()
+    tokens = numpy.empty(plan.config.window_length, dtype=numpy.uint8)
+    positions = numpy.empty(plan.config.window_length, dtype=numpy.int64)
+    bounds = numpy.empty(last - first + 2, dtype=numpy.int64)
+    is_joint = plan.config.context == "joint"
+    pieces = plan.sequence[first:last], plan.begin[first:last], plan.end[first:last]
+    num_tokens = gather(*pieces, sequences.addresses, is_joint, tokens, positions, bounds)
+    num_segments = (1 if is_joint else last - first) + (num_tokens < len(tokens))
+    return Window(tokens, positions, bounds[: num_segments + 1], num_tokens)
 
 
 def _framed(residues: NDArray[numpy.uint8], context: Context) -> NDArray[numpy.uint8]:

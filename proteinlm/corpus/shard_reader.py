@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -123,6 +123,22 @@ class Shard:
         self._maps = {}
 
 
+class Addresses(NamedTuple):
+    """Where the sequences of S shards lie in the memory of this process, for compiled code.
+
+    They hold as long as the ``SequenceSet`` does, in this process and those forked from it.
+
+    Attributes:
+        ends: int64 (S,), one past the number of each shard's last sequence.
+        tokens: uint64 (S,), address of each shard's tokens.
+        offsets: uint64 (S,), address of its offsets, int64 at any byte.
+    """
+
+    ends: NDArray[np.int64]
+    tokens: NDArray[np.uint64]
+    offsets: NDArray[np.uint64]
+
+
 class SequenceSet:
     """The sequences of one split, counted from 0 in the order of the files that were ingested."""
 
@@ -132,6 +148,19 @@ class SequenceSet:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __reduce__(self) -> tuple[type[SequenceSet], tuple[list[Shard]]]:
+        # what was computed stays behind; addresses mean nothing to another process
+        return SequenceSet, (self._shards,)
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        """Where the sequences lie in memory."""
+        tokens, offsets = (
+            np.array([shard[name].ctypes.data for shard in self._shards], dtype=np.uint64)
+            for name in (layout.TOKENS_DATASET, layout.OFFSETS_DATASET)
+        )
+        return Addresses(self._ends, tokens, offsets)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:

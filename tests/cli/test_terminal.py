@@ -34,3 +34,9 @@ def test_a_log_of_bytes_says_how_fast_they_come(capsys, monkeypatch):
     text = capsys.readouterr().err
     assert text.startswith("downloading a.gz: 1,000,000 of 4,000,000 B, ")
     assert " MB/s, about " in text
+
+
+def test_notes_about_the_work_go_to_stderr(capsys):
+    TerminalProgress().note("an epoch draws one member of each of 9 clusters")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "an epoch draws one member of each of 9 clusters\n")
