@@ -22,8 +22,8 @@ def file_beside(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: if the folder cannot be made or the file cannot be written or renamed.
     """
-    place = _resolved(path)
-    with _parent(place):
+    place = resolved(path)
+    with parents_made(place):
         _remove_left(place, "partial")
         partial = _beside(place, "partial")
         try:
@@ -48,10 +48,10 @@ def folder_beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: if ``path`` exists and is not to be replaced, or cannot be written.
     """
-    place = _resolved(path)
+    place = resolved(path)
     if not replace:
-        _refuse_full(path)
-    with _parent(place):
+        refuse_full(path)
+    with parents_made(place):
         _remove_left(place, "partial")
         partial = _beside(place, "partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -60,8 +60,8 @@ def folder_beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
             yield partial
             if not replace:
                 # somebody else may have filled it meanwhile
-                _refuse_full(path)
-            _put_in_place(partial, place)
+                refuse_full(path)
+            put_in_place(partial, place)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
         finally:
@@ -69,7 +69,12 @@ def folder_beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
     _remove_left(place, "retired")
 
 
-def _resolved(path: Path) -> Path:
+def resolved(path: Path) -> Path:
+    """Return where ``path`` leads through symbolic links.
+
+    Raises:
+        OutputError: if that cannot be found out.
+    """
     try:
         return Path(os.path.realpath(path))
     except OSError as error:  # the working directory is gone
@@ -81,8 +86,12 @@ def _beside(place: Path, kind: str) -> Path:
 
 
 @contextmanager
-def _parent(place: Path) -> Iterator[None]:
-    """Make the folder that ``place`` is in; if the block fails, remove the folders made for it."""
+def parents_made(place: Path) -> Iterator[None]:
+    """Make the folder that ``place`` is in; if the block fails, remove the folders made for it.
+
+    Raises:
+        OutputError: if it cannot be made.
+    """
     made = [folder for folder in place.parents if not folder.exists()]
     try:
         try:
@@ -123,12 +132,18 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _refuse_full(path: Path) -> None:
+def refuse_full(path: Path) -> None:
+    """Refuse an output that exists and is not an empty folder.
+
+    Raises:
+        OutputError: says so.
+    """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise OutputError(f"{path}: already exists and is not empty; name another output or remove it first")
 
 
-def _put_in_place(partial: Path, place: Path) -> None:
+def put_in_place(partial: Path, place: Path) -> None:
+    """Rename a folder to ``place``, and remove the folder that was there."""
     if not place.is_dir():
         os.rename(partial, place)
         return

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from proteinlm.cli.options import ByteSize
 from proteinlm.cli.terminal import TerminalProgress, note, seconds
+from proteinlm.errors import FastaError
 
 if TYPE_CHECKING:
-    from proteinlm.corpus import IngestionConfig, IngestionReport
+    from proteinlm.corpus import Effort, HeldOutFiles, IngestionConfig, IngestionReport
     from proteinlm.corpus.layout import CorpusIndex
 
 # option -> where its value stands among the settings
@@ -43,7 +48,7 @@ Example:
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The corpus folder to make.")
 @click.option(
     "--manifest",
@@ -96,52 +101,105 @@ Example:
 @click.option("--identifier-column", help="Column of a table that holds identifiers, if its name is unusual.")
 @click.option("--sequence-column", help="Column of a table that holds sequences, if its name is unusual.")
 @click.option("--shard-residues", type=int, help="Upper size of a shard file.  [residues]")
+@click.option("--source-sha256", is_flag=True, default=None, help="Take a sha256 of every file too, which is slow.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processors to use; by default all that it may use.")
+@click.option("--memory", type=ByteSize(), help="For duplicates and tables of clusters, such as 4GiB.  [default: 1GiB]")
+@click.option("--resume", is_flag=True, help="Go on with an ingestion that broke off, if one did.")
+@click.option("--restart", is_flag=True, help="Throw away what an ingestion that broke off has left.")
 @click.option("--json", "as_json", is_flag=True, help="Print the index of the corpus to stdout.")
 def command(
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     output: Path,
     manifest: Path | None,
     clusters: Path | None,
-    drop_duplicates: bool,
-    held_out: Path | None,
-    held_out_families: Path | None,
-    families: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Read FILES of sequences into a corpus of shards.
 
     FILES are FASTA, UniProt's flat files or XML, or tables (Parquet, CSV, TSV), plain or compressed
-    (gzip, xz, bzip2, zstandard), all told by content, or - for standard input. Nothing is dropped
-    without a count.
+    (gzip, xz, bzip2, zstandard), all told by content; patterns such as 'uniref/*.gz'; or - for
+    standard input. Nothing is dropped without a count.
     """
     from proteinlm import config as configuration
-    from proteinlm.corpus import HeldOutFiles, ingest, ingest_manifest
 
     if bool(files) == bool(manifest):
         raise click.UsageError("name FILES to read, or one --manifest, and not both")
     if manifest and clusters:
         raise click.UsageError("--clusters comes from the manifest; leave one of the two out")
-    if drop_duplicates and options["duplicates"] not in (None, "drop"):
-        raise click.UsageError(f"--drop-duplicates and --duplicates {options['duplicates']} exclude each other")
-    options["duplicates"] = "drop" if drop_duplicates else options["duplicates"]
-    if bool(held_out_families) != bool(families):
-        raise click.UsageError("--held-out-families names what to hold out and --families who is in it; name both")
+    by_name, effort = _held_out(options), _effort(options)
+    _join_drop_duplicates(options)
     _check_cluster_options(options, has_clusters=clusters is not None, may_have_clusters=bool(clusters or manifest))
-    is_by_name = held_out is not None or families is not None
-    by_name = HeldOutFiles(names=held_out, families=held_out_families, membership=families) if is_by_name else None
     start = time.perf_counter()
-    progress = TerminalProgress()
     config = _config(options, manifest)
-    if manifest:
-        report = ingest_manifest(manifest, output, config=config, held_out=by_name, progress=progress)
-    else:
-        report = ingest(files, output, config=config, clusters=clusters, held_out=by_name, progress=progress)
+    report = _ingested(files, manifest, output, config=config, clusters=clusters, held_out=by_name, effort=effort)
     for line in _lines(report) + _warnings(report, is_ood_share_typed=options["ood_share"] is not None):
         note(line)
+    note(_time_line(report, time.perf_counter() - start))
     note(f"took {seconds(start)}")
     if as_json:
         click.echo(json.dumps(configuration.to_table(report.index), indent=1))
+
+
+def _held_out(options: dict[str, Any]) -> HeldOutFiles | None:
+    """Take the files that hold out by name from among the options."""
+    from proteinlm.corpus import HeldOutFiles
+
+    names, families, membership = (options.pop(name) for name in ("held_out", "held_out_families", "families"))
+    if bool(families) != bool(membership):
+        raise click.UsageError("--held-out-families names what to hold out and --families who is in it; name both")
+    if names is None and membership is None:
+        return None
+    return HeldOutFiles(names=names, families=families, membership=membership)
+
+
+def _effort(options: dict[str, Any]) -> Effort:
+    """Take how the work is to be done from among the options."""
+    from proteinlm.corpus import MEMORY_BYTES, Effort
+
+    jobs, memory, resume, restart = (options.pop(name) for name in ("jobs", "memory", "resume", "restart"))
+    if resume and restart:
+        raise click.UsageError("--resume goes on with what --restart throws away; leave one of the two out")
+    return Effort(jobs=jobs, memory_bytes=memory or MEMORY_BYTES, resume=resume, restart=restart)
+
+
+def _join_drop_duplicates(options: dict[str, Any]) -> None:
+    if options.pop("drop_duplicates"):
+        if options["duplicates"] not in {None, "drop"}:
+            raise click.UsageError(f"--drop-duplicates and --duplicates {options['duplicates']} exclude each other")
+        options["duplicates"] = "drop"
+
+
+def _ingested(files: tuple[str, ...], manifest: Path | None, output: Path, **arguments: Any) -> IngestionReport:
+    from proteinlm.corpus import ingest, ingest_manifest, unfinished
+
+    progress = TerminalProgress()
+    try:
+        if manifest:
+            del arguments["clusters"]
+            return ingest_manifest(manifest, output, progress=progress, **arguments)
+        return ingest(_expanded(files), output, progress=progress, **arguments)
+    except (KeyboardInterrupt, SystemExit):
+        if found := unfinished(output):
+            note(f"{found} is kept; go on with it by --resume, or throw it away by --restart")
+        raise
+
+
+def _expanded(files: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files, and in the place of a pattern the files that it stands for, in order of their names."""
+    for name in files:
+        if not glob.has_magic(name) or os.path.exists(name):
+            yield Path(name)
+        elif found := sorted(glob.glob(name, recursive=True)):
+            yield from map(Path, found)
+        else:
+            raise FastaError(f"{name}: no file has a name like this")
+
+
+def _time_line(report: IngestionReport, elapsed: float) -> str:
+    """Say where the time went; stages that ran beside each other sum up to more than was waited for."""
+    stages = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in report.timings.items() if spent >= 0.05)
+    return f"{report.num_bytes / max(elapsed, 1e-9) / 1e6:,.1f} MB/s" + (f" (work: {stages})" if stages else "")
 
 
 def _check_cluster_options(options: dict[str, Any], *, has_clusters: bool, may_have_clusters: bool) -> None:

@@ -1,4 +1,6 @@
-"""Options that take several values one after the other, as users of esm-extract type them.
+"""Kinds of options that click does not have.
+
+Some take several values one after the other, as users of esm-extract type them.
 
 ``--include mean per_tok sequences.fasta``: an option takes the words that follow it for as long as
 they are values it knows, so that a file name after them stays an argument. A file that is named
@@ -7,10 +9,38 @@ like a value is reached as ``./mean`` or after ``--``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    _Parameter = click.ParamType[int]
+else:  # older versions of click know no type of the value
+    _Parameter = click.ParamType
+
+_BYTE_UNITS = {"": 1, "B": 1} | {
+    name: base**power
+    for power, letter in enumerate("KMGT", 1)
+    for name, base in ((f"{letter}IB", 1024), (f"{letter}B", 1000), (letter, 1024))
+}
+
+
+class ByteSize(_Parameter):
+    """A number of bytes, such as 512MiB, 4G or 2.5GB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Z]*)\s*", str(value).upper())
+        unit = _BYTE_UNITS.get(found[2]) if found else None
+        if found is None or unit is None or not (amount := int(float(found[1]) * unit)):
+            self.fail(f"'{value}' is no amount of memory; expected a number and a unit, such as 4GiB", param, ctx)
+        return amount
 
 
 class SpaceSeparatedOption(click.Option):

@@ -3,7 +3,15 @@
 from proteinlm.corpus.download import DownloadReport, download, find_manifest, shipped_manifests
 from proteinlm.corpus.export import ExportReport, export_fasta
 from proteinlm.corpus.held_out import HeldOutFiles
-from proteinlm.corpus.ingestion import IngestionConfig, IngestionReport, ingest, ingest_manifest
+from proteinlm.corpus.ingestion import (
+    MEMORY_BYTES,
+    Effort,
+    IngestionConfig,
+    IngestionReport,
+    ingest,
+    ingest_manifest,
+)
+from proteinlm.corpus.ingestion_state import unfinished
 from proteinlm.corpus.layout import TRAIN, VALIDATION_IID, VALIDATION_OOD
 from proteinlm.corpus.manifest import Manifest, is_manifest, read_manifest
 from proteinlm.corpus.shard_reader import Corpus, SequenceSet, SplitSummary, open_corpus
@@ -13,12 +21,14 @@ from proteinlm.corpus.verification import VerificationReport, verify_corpus
 from proteinlm.corpus.web_server import DownloadConfig
 
 __all__ = [
+    "MEMORY_BYTES",
     "TRAIN",
     "VALIDATION_IID",
     "VALIDATION_OOD",
     "Corpus",
     "DownloadConfig",
     "DownloadReport",
+    "Effort",
     "ExportReport",
     "HeldOutFiles",
     "IngestionConfig",
@@ -39,5 +49,6 @@ __all__ = [
     "shipped_manifests",
     "summarise_corpus",
     "summarise_fasta",
+    "unfinished",
     "verify_corpus",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -144,8 +145,10 @@ class DigestSpool:
 
     def close(self) -> None:
         """Flush and close the files; the spool can still be read."""
-        for file in self._files.values():
-            file.close()
+        with ExitStack() as closing:
+            # all of them, though the disk may be too full for one to be flushed
+            for file in self._files.values():
+                closing.callback(file.close)
         self._files = {}
 
     def __enter__(self) -> DigestSpool:

@@ -1,43 +1,46 @@
-"""Sequence files in, a corpus folder out: one pass, constant memory beside hashes and the shards at hand."""
+"""Sequence files in, a corpus folder out: one pass, in constant memory, and resumable at any moment."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
-
-import numpy as np
 
 from proteinlm import config as configuration
 from proteinlm.corpus import layout, manifest
+from proteinlm.corpus.corpus_builder import CorpusBuilder, check_shards
 from proteinlm.corpus.held_out import HeldOutFiles
-from proteinlm.corpus.layout import SPLITS, TRAIN, CorpusIndex
-from proteinlm.corpus.shard_writer import ShardWriter
-from proteinlm.corpus.splitting import LeakCheck, Splitter, SplittingConfig, prepare_splitter
-from proteinlm.errors import FastaError
-from proteinlm.outputs import folder_beside
-from proteinlm.progress import SILENT, Progress
-from proteinlm.sequence import (
-    FastaConfig,
-    FastaRecord,
-    ReadingTally,
-    Screen,
-    ScreeningConfig,
-    alphabet_digest,
-    encode,
-    read_records,
+from proteinlm.corpus.ingestion_state import (
+    STATE_VERSION,
+    IngestionState,
+    Repeats,
+    Request,
+    check_request,
+    described,
+    read_shards,
+    read_state,
+    write_state,
 )
-from proteinlm.sequence.fasta import SourceTally
-from proteinlm.sequence.record_blocks import ReadingPosition, block_of
-from proteinlm.sequence.wording import listed, on_one_line
+from proteinlm.corpus.layout import CorpusIndex
+from proteinlm.corpus.ordered_threads import Worker
+from proteinlm.corpus.repeat_finder import RepeatFinder
+from proteinlm.corpus.shard_rewriting import rewrite_shards, settle_rewritten
+from proteinlm.corpus.shard_writer import WrittenShard, split_entry
+from proteinlm.corpus.source_reading import SourceReading
+from proteinlm.corpus.splitting import Splitter, SplittingConfig, prepare_splitter
+from proteinlm.corpus.work_folder import UnusableWorkError, WorkFolder, work_folder
+from proteinlm.errors import FastaError
+from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence import FastaConfig, ScreeningConfig, ScreeningReport, alphabet_digest
+from proteinlm.sequence.compression import source_name
+from proteinlm.sequence.screening import DUPLICATE, DUPLICATE_IDENTIFIER
+from proteinlm.sequence.text_blocks import BLOCK_BYTES
+from proteinlm.sequence.timings import Timings
+from proteinlm.sequence.wording import listed
 
-# records that are split together
-_BATCH = 1024
+MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,18 +51,67 @@ class IngestionConfig:
     screening: ScreeningConfig = field(default_factory=ScreeningConfig)
     splitting: SplittingConfig = field(default_factory=SplittingConfig)
     shard_residues: int = 1 << 26  # upper size of a shard, except for one sequence that is longer
+    source_sha256: bool = False  # takes as long as everything else together
 
     def __post_init__(self) -> None:
         if self.shard_residues < 1:
             raise ValueError(f"shard_residues is {self.shard_residues}; expected at least 1")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """How the work is done; nothing in a corpus depends on it.
+
+    Attributes:
+        jobs: how many processors to use; None: those that this process may use.
+        memory_bytes: for finding duplicates and for tables of clusters, roughly.
+        resume: go on with what broke off, if anything did.
+        restart: throw away what broke off.
+        block_bytes: text that goes through the work as one.
+    """
+
+    jobs: int | None = None
+    memory_bytes: int = MEMORY_BYTES
+    resume: bool = False
+    restart: bool = False
+    block_bytes: int = BLOCK_BYTES
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"jobs is {self.jobs}; expected at least 1")
+        if self.resume and self.restart:
+            raise ValueError("resume and restart exclude each other")
+
+    @property
+    def num_jobs(self) -> int:
+        """The number of processors."""
+        return self.jobs or len(os.sched_getaffinity(0))
+
+
 @dataclass(frozen=True, slots=True)
 class IngestionReport:
-    """Where the corpus is and everything that was counted on the way."""
+    """Where the corpus is, everything that was counted on the way, and where the time went.
+
+    ``timings`` are seconds by stage, summed over all threads, and ``num_bytes`` those read, both of
+    this run only: one that went on did not do what was done before.
+    """
 
     path: Path
     index: CorpusIndex
+    timings: Mapping[str, float]
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Order:
+    """What is to be built."""
+
+    paths: Sequence[Path | str]
+    config: IngestionConfig
+    clusters: Path | None
+    held_out: HeldOutFiles | None
+    provenance: Mapping[str, str]
+    needs_sha256: bool
 
 
 def ingest(
@@ -69,28 +121,43 @@ def ingest(
     config: IngestionConfig | None = None,
     clusters: Path | None = None,
     held_out: HeldOutFiles | None = None,
+    effort: Effort | None = None,
     progress: Progress = SILENT,
 ) -> IngestionReport:
     """Build a corpus from FASTA files, or others that ``read_records`` reads.
 
-    The same files and settings give the same bytes. The folder appears when all is written.
+    The same files and settings give the same bytes, however the work is done and however often it
+    broke off. The folder appears when all is written; until then the work lies beside it.
 
     Args:
         paths: files, plain or compressed, or ``-`` for standard input, in the order to keep.
         output: the folder to make.
+        config: the settings.
         clusters: a table ``representative<TAB>member`` or another that docs/splits.md describes; with it,
             whole clusters are held out as the split ``validation_ood``.
         held_out: files that say what else is held out there, by name.
+        effort: how the work is done.
+        progress: hears of bytes read.
 
     Raises:
         FastaError: if a file cannot be read with certainty, or no record can be kept.
         ManifestError: if the table of clusters is faulty.
-        OutputError: if ``output`` exists or cannot be written.
+        OutputError: if ``output`` exists or cannot be written, or what broke off is in the way.
     """
-    with folder_beside(output) as folder:
-        index = _build(folder, paths, config or IngestionConfig(), clusters, held_out, {}, progress)
-        layout.write_index(folder, index)
-    return IngestionReport(output, index)
+    config = config or IngestionConfig()
+    order = _Order(
+        paths=list(paths),
+        config=config,
+        clusters=clusters,
+        held_out=held_out,
+        provenance={},
+        needs_sha256=config.source_sha256,
+    )
+    with work_folder(output) as folder:
+        work = _Work(folder, output, order, effort or Effort(), progress)
+        index = work.done()
+        layout.write_index(folder.corpus, index)
+    return IngestionReport(output, index, work.timings.seconds, work.num_bytes)
 
 
 def ingest_manifest(
@@ -99,6 +166,7 @@ def ingest_manifest(
     *,
     config: IngestionConfig | None = None,
     held_out: HeldOutFiles | None = None,
+    effort: Effort | None = None,
     progress: Progress = SILENT,
 ) -> IngestionReport:
     """Build a corpus from the files that a manifest names, and check that they are what it says.
@@ -108,6 +176,8 @@ def ingest_manifest(
         output: the folder to make.
         config: other settings than the manifest's; its expected splits are then not asked for.
         held_out: files that say what is held out by name; nor are they then.
+        effort: how the work is done.
+        progress: hears of bytes read.
 
     Raises:
         ManifestError: if the manifest is faulty or a file, a count or a digest is not what it says.
@@ -116,112 +186,192 @@ def ingest_manifest(
     found = manifest.read_manifest(path)
     manifest.check_sizes(path, found)
     own = IngestionConfig(splitting=found.splitting)
-    files = [path.parent / file.path for file in found.files]
-    clusters = path.parent / found.clusters.path if found.clusters else None
-    with folder_beside(output) as folder:
-        index = _build(folder, files, config or own, clusters, held_out, found.provenance, progress)
+    config = config or own
+    order = _Order(
+        paths=[path.parent / file.path for file in found.files],
+        config=config,
+        clusters=path.parent / found.clusters.path if found.clusters else None,
+        held_out=held_out,
+        provenance=found.provenance,
+        needs_sha256=config.source_sha256 or any(file.sha256 for file in found.files),
+    )
+    with work_folder(output) as folder:
+        work = _Work(folder, output, order, effort or Effort(), progress)
+        index = work.done()
         manifest.check_sources(path, found, index)
-        if held_out is None and config in {None, own}:
+        # how a source is read and hashed changes nothing in the splits
+        if held_out is None and replace(config, source_sha256=own.source_sha256) == own:
             manifest.check_splits(path, found, index.splits)
-        layout.write_index(folder, index)
-    return IngestionReport(output, index)
+        layout.write_index(folder.corpus, index)
+    return IngestionReport(output, index, work.timings.seconds, work.num_bytes)
 
 
-def _build(
-    folder: Path,
-    paths: Iterable[Path | str],
-    config: IngestionConfig,
-    clusters: Path | None,
-    held_out: HeldOutFiles | None,
-    provenance: dict[str, str],
-    progress: Progress,
-) -> CorpusIndex:
-    arrays = folder / "clusters"
-    splitter = prepare_splitter(config.splitting, arrays, clusters=clusters, held_out=held_out)
-    builder = _Builder(folder, config, splitter)
-    tally = ReadingTally()
-    with (folder / layout.SCREENING_FILE).open("w", encoding="utf-8", newline="\n") as table:
-        table.write("outcome\treason\tfile\tline\tidentifier\n")
-        records = read_records(paths, config=config.reading, tally=tally, progress=progress)
-        while batch := list(islice(records, _BATCH)):
-            builder.add(batch, table)
-    shutil.rmtree(arrays, ignore_errors=True)
-    return builder.index(tally, provenance)
+class _Work:
+    """One run, from the beginning or from where an earlier one broke off."""
 
+    def __init__(self, folder: WorkFolder, output: Path, order: _Order, effort: Effort, progress: Progress) -> None:
+        self._folder, self._order, self._effort, self._progress = folder, order, effort, progress
+        self.timings = Timings()
+        state = _to_go_on_with(folder, output, effort)
+        self._splitter = prepare_splitter(
+            order.config.splitting,
+            folder.clusters,
+            clusters=order.clusters,
+            held_out=order.held_out,
+            memory_bytes=effort.memory_bytes,
+        )
+        self._request = _request(order, self._splitter)
+        if state is not None:
+            check_request(folder, state.request, self._request)
+        self._state = state
+        self._reading = SourceReading(
+            self._order.paths,
+            order.config.reading,
+            None if state is None else state.reading,
+            needs_sha256=order.needs_sha256,
+            jobs=effort.num_jobs,
+            timings=self.timings,
+            progress=progress,
+            block_bytes=effort.block_bytes,
+        )
+        if state is not None:
+            self._reading.check_unchanged()
 
-class _Builder:
-    """Takes records and hands each to the writer of its split."""
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of sources that this run has read."""
+        return self._reading.num_bytes
 
-    def __init__(self, folder: Path, config: IngestionConfig, splitter: Splitter) -> None:
-        self._config = config
-        self._screen = Screen(config.screening)
-        self._splitter = splitter
-        self._leaks = LeakCheck()
-        self._substitutions: Counter[str] = Counter()
-        self._writers = {
-            split: ShardWriter(folder, split, shard_residues=config.shard_residues) for split in splitter.splits
+    def done(self) -> CorpusIndex:
+        """Do what is left and return the index."""
+        worker = Worker(is_threaded=self._effort.num_jobs > 1)
+        with self._builder(worker) as builder:
+            try:
+                self._read(builder)
+            finally:
+                worker.stop()
+            if not builder.screening.num_kept:
+                screening = builder.screening
+                raise FastaError(f"none of {screening.num_read:,} records can be kept: {listed(screening.dropped)}")
+            with self.timings.measure("finish"):
+                repeats = self._repeats(builder)
+                shards = builder.shards
+                if self._duplicates == "drop":
+                    shards = rewrite_shards(self._folder, shards)
+            return self._index(builder, shards, repeats)
+
+    @property
+    def _duplicates(self) -> str:
+        return self._order.config.screening.duplicates
+
+    @contextmanager
+    def _builder(self, worker: Worker) -> Iterator[CorpusBuilder]:
+        """Yield a builder that is where the work broke off, and close its files."""
+        builder = CorpusBuilder(
+            self._folder,
+            self._request,
+            self._order.config.screening,
+            self._splitter,
+            shard_residues=self._order.config.shard_residues,
+            worker=worker,
+            timings=self.timings,
+        )
+        try:
+            if self._state is None:
+                builder.begin()
+            else:
+                shards = read_shards(self._folder.shards, self._state.num_shards)
+                check_shards(self._folder, settle_rewritten(self._folder, shards))
+                builder.resume(self._state, shards)
+            yield builder
+        except BaseException:
+            # what cannot be flushed to a full disk is not worth another message
+            with suppress(OSError):
+                builder.close_files()
+            raise
+        builder.close_files()
+
+    def _read(self, builder: CorpusBuilder) -> None:
+        if self._state is None or not self._state.is_read:
+            for block in self._reading.blocks():
+                builder.add(block)
+                builder.checkpoint(self._reading.state)
+            builder.close(self._reading.state())
+
+    def _repeats(self, builder: CorpusBuilder) -> Repeats:
+        """Find and list repeats, unless that was done before the work broke off."""
+        if self._state is not None and self._state.repeats is not None:
+            return self._state.repeats
+        finder = RepeatFinder(
+            self._folder,
+            builder.spool,
+            splits=self._splitter.splits,
+            sources=[source_name(path) for path in self._order.paths],
+            shards=builder.shards,
+            memory_bytes=self._effort.memory_bytes,
+        )
+        repeats = finder.find(builder.table, duplicates=self._duplicates)
+        write_state(self._folder, builder.state(self._reading.state(), repeats))
+        return repeats
+
+    def _index(self, builder: CorpusBuilder, shards: list[WrittenShard], repeats: Repeats) -> CorpusIndex:
+        splits = {
+            split: split_entry([shard for shard in shards if shard.split == split]) for split in self._splitter.splits
         }
-
-    def add(self, records: list[FastaRecord], table: IO[str]) -> None:
-        kept = [self._is_kept(record, table) for record in records]
-        block = block_of(records, ReadingPosition(0, 0, 1, 0, 0))
-        splits, clusters = self._splitter.splits_of(block, np.array(kept))
-        for place, number in enumerate(np.flatnonzero(kept).tolist()):
-            split = SPLITS[splits[place]]
-            cluster = None if clusters is None else int(clusters[place])
-            self._leaks.watch(block.digests[number].tobytes(), cluster, split)
-            tokens = block.tokens[block.offsets[number] : block.offsets[number + 1]]
-            self._writers[split].add(records[number].identifier, tokens)
-
-    def _is_kept(self, record: FastaRecord, table: IO[str]) -> bool:
-        encoded = encode(record.residues)
-        verdict = self._screen.judge(record, encoded.tokens)
-        if verdict.dropped:
-            table.write(_row("dropped", verdict.dropped, record))
-            return False
-        for note in verdict.noted:
-            table.write(_row("noted", note, record))
-        if encoded.substitutions:
-            self._substitutions.update(encoded.substitutions)
-        return True
-
-    def index(self, tally: ReadingTally, provenance: dict[str, str]) -> CorpusIndex:
-        splits = {split: writer.close() for split, writer in self._writers.items()}
-        screening = self._screen.report()
-        if not screening.num_kept:
-            raise FastaError(f"none of {screening.num_read:,} records can be kept: {listed(screening.dropped)}")
         return CorpusIndex(
             format_version=layout.FORMAT_VERSION,
             alphabet=alphabet_digest(),
             digest=layout.corpus_digest(splits),
             splits=splits,
-            sources=tuple(_source(source) for source in tally.sources),
+            sources=self._reading.sources,
             clusters=self._splitter.clusters_entry(),
             held_out=self._splitter.held_out_entry(),
-            manifest=provenance,
-            settings=configuration.to_table(self._config),
-            reading=dict(sorted(tally.treatments.items())),
-            substitutions=dict(sorted(self._substitutions.items())),
-            screening=layout.ScreeningEntry(
-                num_read=screening.num_read,
-                num_kept=screening.num_kept,
-                dropped=screening.dropped,
-                noted=screening.noted,
-            ),
-            leaks={split: self._leaks.report(split) for split in splits if split != TRAIN},
+            manifest=dict(self._order.provenance),
+            settings=configuration.to_table(self._order.config),
+            reading=self._reading.treatments,
+            substitutions=builder.substitutions,
+            screening=_screening(builder.screening, repeats, self._duplicates),
+            leaks=repeats.leaks,
         )
 
 
-def _row(outcome: str, reason: str, record: FastaRecord) -> str:
-    source, identifier = on_one_line(os.path.basename(record.source)), on_one_line(record.identifier)
-    return f"{outcome}\t{reason}\t{source}\t{record.line}\t{identifier}\n"
+def _to_go_on_with(folder: WorkFolder, output: Path, effort: Effort) -> IngestionState | None:
+    """Return the state of what broke off, or None and an empty folder to begin with."""
+    state = None if effort.restart else read_state(folder)
+    if state is not None and not effort.resume:
+        raise UnusableWorkError(
+            f"{output}: an ingestion that broke off lies in {folder.path} ({described(state)}); "
+            "go on with it by --resume, or throw it away by --restart"
+        )
+    if state is None:
+        folder.clear()
+        folder.begin()
+    return state
 
 
-def _source(source: SourceTally) -> layout.SourceEntry:
-    return layout.SourceEntry(
-        name=Path(source.name).name,
-        num_bytes=source.digest.num_bytes,
-        sha256=source.digest.sha256,
-        num_records=source.num_records,
-        num_residues=source.num_residues,
+def _request(order: _Order, splitter: Splitter) -> Request:
+    clusters, held_out = splitter.clusters_entry(), splitter.held_out_entry()
+    return Request(
+        state_version=STATE_VERSION,
+        format_version=layout.FORMAT_VERSION,
+        alphabet=alphabet_digest(),
+        inputs=tuple(Path(source_name(path)).name for path in order.paths),
+        clusters="" if clusters is None else clusters.sha256,
+        held_out={} if held_out is None else {role: file.sha256 for role, file in held_out.files.items()},
+        manifest=dict(order.provenance),
+        settings=configuration.to_table(order.config),
+    )
+
+
+def _screening(found: ScreeningReport, repeats: Repeats, duplicates: str) -> layout.ScreeningEntry:
+    dropped, noted = dict(found.dropped), dict(found.noted)
+    if repeats.num_sequences:
+        (dropped if duplicates == "drop" else noted)[DUPLICATE] = repeats.num_sequences
+    if repeats.num_names:
+        noted[DUPLICATE_IDENTIFIER] = repeats.num_names
+    return layout.ScreeningEntry(
+        num_read=found.num_read,
+        num_kept=found.num_read - sum(dropped.values()),
+        dropped=dict(sorted(dropped.items())),
+        noted=dict(sorted(noted.items())),
     )

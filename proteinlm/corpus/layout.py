@@ -13,7 +13,7 @@ from proteinlm import config
 from proteinlm.errors import ConfigError, ShardError
 from proteinlm.sequence import VOCAB_SIZE, alphabet_digest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX_FILE = "corpus.json"
 SCREENING_FILE = "screening.tsv"
 
@@ -24,14 +24,20 @@ VALIDATION_OOD = "validation_ood"
 SPLITS = (TRAIN, VALIDATION_IID, VALIDATION_OOD)
 
 # datasets of a shard: tokens uint8 (R), offsets int64 (N + 1) into them, and the UTF-8 bytes of
-# the identifiers uint8 with their int64 (N + 1) offsets
+# the identifiers uint8 with their int64 (N + 1) offsets; where clusters are known, their numbers
 TOKENS_DATASET = "tokens"
 OFFSETS_DATASET = "offsets"
 IDENTIFIERS_DATASET = "identifiers"
 IDENTIFIER_OFFSETS_DATASET = "identifier_offsets"
-# where clusters are known: uint64 (N), the number of each sequence's cluster
 CLUSTERS_DATASET = "clusters"
-CONTENT_DATASETS = (TOKENS_DATASET, OFFSETS_DATASET, IDENTIFIERS_DATASET, IDENTIFIER_OFFSETS_DATASET)
+# dataset -> its type, in the order in which a digest takes them in; the last may be absent
+DTYPES = {
+    TOKENS_DATASET: "|u1",
+    OFFSETS_DATASET: "<i8",
+    IDENTIFIERS_DATASET: "|u1",
+    IDENTIFIER_OFFSETS_DATASET: "<i8",
+    CLUSTERS_DATASET: "<u8",
+}
 
 # a shard file has a digest for each of its blocks, which tell where in a damaged file the damage is
 BLOCK_BYTES = 1 << 20
@@ -44,17 +50,16 @@ def shard_file(split: str, number: int) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
-    """One shard file; ``sha256`` is of its four datasets' bytes, one after the other.
+    """One shard file; ``digest`` is the xxh3_128 of its datasets' bytes, one after the other.
 
-    ``block_digests`` holds the xxh3_64 of every block of the file, each 16 hex digits, joined; it is
-    empty in corpora that were written before there was one.
+    ``block_digests`` holds the xxh3_64 of every block of the file, each 16 hex digits, joined.
     """
 
     file: str
     num_sequences: int
     num_residues: int
-    sha256: str
-    block_digests: str = ""
+    digest: str
+    block_digests: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +75,14 @@ class SplitEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceEntry:
-    """A file that was read; its name without folders, its size and digest as it lay on disk."""
+    """A file that was read; its name without folders, its size and digests as it lay on disk.
+
+    ``sha256`` is empty where nobody asked for it: it takes as long as all the rest.
+    """
 
     name: str
     num_bytes: int
+    xxh3_128: str
     sha256: str
     num_records: int
     num_residues: int
@@ -154,7 +163,7 @@ class CorpusIndex:
 def corpus_digest(splits: Mapping[str, SplitEntry]) -> str:
     """Return the sha256 that tells a corpus by its content: alphabet, splits and their shards."""
     content = [FORMAT_VERSION, alphabet_digest()]
-    parts = [[name, [shard.sha256 for shard in split.shards]] for name, split in sorted(splits.items())]
+    parts = [[name, [shard.digest for shard in split.shards]] for name, split in sorted(splits.items())]
     return hashlib.sha256(json.dumps([content, parts]).encode()).hexdigest()
 
 

@@ -220,13 +220,6 @@ _OFFSETS_OF = {
     layout.OFFSETS_DATASET: layout.TOKENS_DATASET,
     layout.IDENTIFIER_OFFSETS_DATASET: layout.IDENTIFIERS_DATASET,
 }
-_DTYPES = {
-    layout.TOKENS_DATASET: "|u1",
-    layout.OFFSETS_DATASET: "<i8",
-    layout.IDENTIFIERS_DATASET: "|u1",
-    layout.IDENTIFIER_OFFSETS_DATASET: "<i8",
-    layout.CLUSTERS_DATASET: "<u8",
-}
 
 
 def open_shard(path: Path, entry: ShardEntry) -> Shard:
@@ -265,7 +258,7 @@ def _check_attributes(path: Path, found: Mapping[str, Any], entry: ShardEntry) -
     expected = {
         "format_version": layout.FORMAT_VERSION,
         "alphabet": alphabet_digest(),
-        "sha256": entry.sha256,
+        "digest": entry.digest,
     }
     for name, value in expected.items():
         if found.get(name) != value:
@@ -274,7 +267,7 @@ def _check_attributes(path: Path, found: Mapping[str, Any], entry: ShardEntry) -
 
 def _regions(path: Path, file: Any) -> dict[str, Region]:
     has_clusters = layout.CLUSTERS_DATASET in file
-    names = [name for name in _DTYPES if has_clusters or name != layout.CLUSTERS_DATASET]
+    names = [name for name in layout.DTYPES if has_clusters or name != layout.CLUSTERS_DATASET]
     return {name: _region(path, file, name) for name in names}
 
 
@@ -282,9 +275,9 @@ def _region(path: Path, file: Any, name: str) -> Region:
     if name not in file:
         raise ShardError(f"{path}: has no dataset '{name}'; ingest again")
     dataset = file[name]
-    if dataset.ndim != 1 or dataset.dtype.str != _DTYPES[name] or dataset.chunks is not None:
-        raise ShardError(f"{path}: dataset '{name}' is not flat, contiguous {_DTYPES[name]}; ingest again")
+    if dataset.ndim != 1 or dataset.dtype.str != layout.DTYPES[name] or dataset.chunks is not None:
+        raise ShardError(f"{path}: dataset '{name}' is not flat, contiguous {layout.DTYPES[name]}; ingest again")
     position = dataset.id.get_offset()
     if dataset.nbytes and (position is None or position + dataset.nbytes > path.stat().st_size):
         raise ShardError(f"{path}: is damaged or cut off (dataset '{name}' does not lie within it); ingest again")
-    return Region(position, dataset.shape[0], _DTYPES[name])
+    return Region(position, dataset.shape[0], layout.DTYPES[name])

@@ -1,138 +1,155 @@
-"""Sequences in, shards out: plain HDF5 whose bytes depend on nothing but the sequences."""
+"""Records of a split in, shards out: the borders depend on nothing but the records."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from array import array
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from proteinlm.corpus import layout
 from proteinlm.corpus.layout import ShardEntry, SplitEntry
-from proteinlm.errors import OutputError
-from proteinlm.sequence import VOCAB_SIZE, alphabet_digest
+from proteinlm.corpus.open_shard import OpenShard
+from proteinlm.corpus.shard_file import Datasets, content_digest, write_shard
+from proteinlm.sequence import VOCAB_SIZE
+from proteinlm.sequence.record_blocks import RecordBlock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COUNTED_AT_ONCE = 1 << 18
 
-Datasets = dict[str, "NDArray[Any]"]
+@dataclass(frozen=True, slots=True)
+class WrittenShard:
+    """A shard on disk, and what a split sums up; ``token_counts`` has one number for every token."""
+
+    split: str
+    entry: ShardEntry
+    longest: int
+    token_counts: tuple[int, ...]
+
+
+class ShardPool:
+    """Open shards for whoever begins one; those that were written are used again.
+
+    Room that was touched before is several times as fast to fill as new room.
+    """
+
+    def __init__(self, *, has_clusters: bool, shard_residues: int) -> None:
+        self._has_clusters = has_clusters
+        self._shard_residues = shard_residues
+        self._idle: SimpleQueue[OpenShard] = SimpleQueue()
+
+    def take(self, split: str, number: int) -> OpenShard:
+        """Return an empty shard."""
+        try:
+            shard = self._idle.get_nowait()
+        except Empty:
+            shard = OpenShard(has_clusters=self._has_clusters, room=self._shard_residues)
+        shard.begin(split, number)
+        return shard
+
+    def give_back(self, shard: OpenShard) -> None:
+        """Say that nobody needs the content of ``shard`` any more."""
+        self._idle.put(shard)
+
+    def clear(self) -> None:
+        """Let go of the memory of idle shards."""
+        self._idle = SimpleQueue()
 
 
 class ShardWriter:
-    """Collects the sequences of one split and writes a shard whenever enough have come together.
+    """Collects the records of one split and hands on a shard whenever enough have come together.
 
-    A shard is kept in memory until it is written, because contiguous datasets must know their size.
+    A shard is kept in memory until it is full, because contiguous datasets must know their size.
     """
 
-    def __init__(self, folder: Path, split: str, *, shard_residues: int) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        split: str,
+        *,
+        shard_residues: int,
+        pool: ShardPool,
+        hand_on: Callable[[OpenShard], None],
+    ) -> None:
         self._split = split
         self._shard_residues = shard_residues
-        self._shards: list[ShardEntry] = []
-        self._token_counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
-        self._longest = 0
-        self._begin()
+        self._pool = pool
+        self._hand_on = hand_on
+        self.num_sequences = 0
+        self.open = pool.take(split, 0)
 
-    def _begin(self) -> None:
-        self._tokens = bytearray()
-        self._offsets = array("q", [0])
-        self._identifiers = bytearray()
-        self._identifier_offsets = array("q", [0])
+    def resume(self, shard: OpenShard, num_sequences: int) -> None:
+        """Go on with an open shard, after ``num_sequences`` records in all."""
+        self.open, self.num_sequences = shard, num_sequences
 
-    def add(self, identifier: str, tokens: NDArray[np.uint8]) -> None:
-        """Append a sequence, uint8[L]; one longer than a shard gets a shard of its own."""
-        if self._tokens and len(self._tokens) + len(tokens) > self._shard_residues:
-            self._write()
-        self._tokens += tokens.data
-        self._offsets.append(len(self._tokens))
-        self._identifiers += identifier.encode()
-        self._identifier_offsets.append(len(self._identifiers))
-        self._longest = max(self._longest, len(tokens))
+    def add_block(
+        self, block: RecordBlock, numbers: NDArray[np.int64], clusters: NDArray[np.uint64] | None = None
+    ) -> None:
+        """Append records of a block; one longer than a shard gets a shard of its own.
 
-    def close(self) -> SplitEntry:
-        """Write what is left and return what the split holds."""
-        if len(self._offsets) > 1:
-            self._write()
-        return SplitEntry(
-            num_sequences=sum(shard.num_sequences for shard in self._shards),
-            num_residues=sum(shard.num_residues for shard in self._shards),
-            longest=self._longest,
-            token_counts=tuple(self._token_counts.tolist()),
-            shards=tuple(self._shards),
-        )
+        Args:
+            block: where they are.
+            numbers: int64 (M,), which ones, rising.
+            clusters: uint64 (M,), the cluster of each, where clusters are known.
+        """
+        ends = np.cumsum(block.offsets[numbers + 1] - block.offsets[numbers])
+        start = 0
+        while start < len(numbers):
+            before = int(ends[start - 1]) if start else 0
+            room = self._shard_residues - self.open.num_residues
+            stop = int(np.searchsorted(ends, before + room, side="right"))
+            if stop <= start and self.open.num_sequences:
+                self._next_shard()
+                continue
+            stop = max(stop, start + 1)
+            self.open.append(block, numbers[start:stop], None if clusters is None else clusters[start:stop])
+            start = stop
+        self.num_sequences += len(numbers)
 
-    def _write(self) -> None:
-        datasets: Datasets = {
-            layout.TOKENS_DATASET: np.frombuffer(self._tokens, dtype=np.uint8),
-            layout.OFFSETS_DATASET: np.array(self._offsets, dtype="<i8"),
-            layout.IDENTIFIERS_DATASET: np.frombuffer(self._identifiers, dtype=np.uint8),
-            layout.IDENTIFIER_OFFSETS_DATASET: np.array(self._identifier_offsets, dtype="<i8"),
-        }
-        file = layout.shard_file(self._split, len(self._shards))
-        sha256 = content_sha256(datasets)
-        write_shard(self._folder / file, datasets, sha256=sha256)
-        self._token_counts += count_tokens(datasets[layout.TOKENS_DATASET])
-        entry = ShardEntry(
-            file=file,
-            num_sequences=len(self._offsets) - 1,
-            num_residues=len(self._tokens),
-            sha256=sha256,
-            block_digests="".join(block_digests(self._folder / file)),
-        )
-        self._shards.append(entry)
-        self._begin()
+    def close(self) -> None:
+        """Hand on what is left."""
+        if self.open.num_sequences:
+            self._next_shard()
+
+    def _next_shard(self) -> None:
+        full, self.open = self.open, self._pool.take(self._split, self.open.number + 1)
+        self._hand_on(full)
 
 
-def count_tokens(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return how often each token of the alphabet occurs, int64[33]."""
-    counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
-    # bincount turns its input into int64: eight times the memory of a whole shard
-    for start in range(0, len(tokens), _COUNTED_AT_ONCE):
-        counts += np.bincount(tokens[start : start + _COUNTED_AT_ONCE], minlength=VOCAB_SIZE)
-    return counts
-
-
-def content_sha256(datasets: Datasets) -> str:
-    """Return the sha256 of the datasets' bytes in the order of their names in the format."""
-    digest = hashlib.sha256()
-    for values in datasets.values():
-        digest.update(values.data)
-    return digest.hexdigest()
-
-
-def block_digests(path: Path) -> Iterator[str]:
-    """Yield the xxh3_64 of each 1 MiB of a file, the last block shorter, in 16 hex digits."""
-    import xxhash
-
-    # read, not mapped: a sector that cannot be read ends a process that maps it, without a word
-    with path.open("rb") as file:
-        while block := file.read(layout.BLOCK_BYTES):
-            yield xxhash.xxh3_64_hexdigest(block)
-
-
-def write_shard(path: Path, datasets: Datasets, *, sha256: str) -> None:
-    """Write contiguous, uncompressed datasets and the attributes that tell what they are.
+def written(folder: Path, shard: OpenShard) -> WrittenShard:
+    """Write a shard into a corpus folder.
 
     Raises:
-        OutputError: if the disk is full or the file cannot be written for another reason.
+        OutputError: if it cannot be written.
     """
-    import h5py
+    return write_datasets(folder / shard.file, shard.split, shard.datasets, shard.longest)
 
-    try:
-        with h5py.File(path, "w") as file:
-            file.attrs["format_version"] = layout.FORMAT_VERSION
-            file.attrs["alphabet"] = alphabet_digest()
-            file.attrs["sha256"] = sha256
-            for name, values in datasets.items():
-                # without times the same sequences give the same bytes
-                file.create_dataset(name, data=values, track_times=False)
-    except (OSError, RuntimeError) as error:
-        # HDF5 tells of a full disk in either, with the reason inside a long text
-        found = re.search(r"error message = '([^']+)'", str(error))
-        raise OutputError(f"{path.name}: cannot be written ({found[1] if found else error})") from error
+
+def write_datasets(path: Path, split: str, datasets: Datasets, longest: int) -> WrittenShard:
+    """Write the datasets of a shard and return what the index says of it."""
+    from proteinlm.sequence.token_counts import count_tokens
+
+    tokens, offsets, *_ = datasets.values()
+    digest = content_digest(datasets)
+    entry = ShardEntry(
+        file=path.name,
+        num_sequences=len(offsets) - 1,
+        num_residues=len(tokens),
+        digest=digest,
+        block_digests=write_shard(path, datasets, digest=digest),
+    )
+    return WrittenShard(split, entry, longest, tuple(count_tokens(tokens).tolist()))
+
+
+def split_entry(shards: list[WrittenShard]) -> SplitEntry:
+    """Return what a split holds that consists of these shards."""
+    counts = np.array([shard.token_counts for shard in shards], dtype=np.int64).reshape(len(shards), VOCAB_SIZE)
+    return SplitEntry(
+        num_sequences=sum(shard.entry.num_sequences for shard in shards),
+        num_residues=sum(shard.entry.num_residues for shard in shards),
+        longest=max((shard.longest for shard in shards), default=0),
+        token_counts=tuple(counts.sum(axis=0).tolist()),
+        shards=tuple(shard.entry for shard in shards),
+    )

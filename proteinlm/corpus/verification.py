@@ -10,8 +10,8 @@ import numpy as np
 
 from proteinlm.corpus import layout
 from proteinlm.corpus.layout import ShardEntry
+from proteinlm.corpus.shard_file import block_digests, content_digest
 from proteinlm.corpus.shard_reader import Corpus, open_shard
-from proteinlm.corpus.shard_writer import block_digests, content_sha256, count_tokens
 from proteinlm.errors import ShardError
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import VOCAB_SIZE
@@ -65,17 +65,23 @@ def verify_corpus(corpus: Corpus, *, progress: Progress = SILENT) -> Verificatio
 
 def _verified(path: Path, entry: ShardEntry) -> NDArray[np.int64]:
     """Return the counts of a shard's tokens, int64[33], if the file is what was written."""
-    if entry.block_digests:
-        # before HDF5 sees the file: damage to what is not content can end the process there
-        _compare_blocks(path, entry.block_digests)
+    from proteinlm.sequence.token_counts import count_tokens
+
+    # before HDF5 sees the file: damage to what is not content can end the process there
+    compare_blocks(path, entry.block_digests)
     shard = open_shard(path, entry)
-    datasets = {name: shard.regions[name].map(path) for name in layout.CONTENT_DATASETS}
-    if (found := content_sha256(datasets)) != entry.sha256:
-        raise ShardError(f"{path}: is damaged (its content has sha256 {found}, not {entry.sha256}); ingest again")
+    datasets = {name: region.map(path) for name, region in shard.regions.items()}
+    if (found := content_digest(datasets)) != entry.digest:
+        raise ShardError(f"{path}: is damaged (its content has digest {found}, not {entry.digest}); ingest again")
     return count_tokens(datasets[layout.TOKENS_DATASET])
 
 
-def _compare_blocks(path: Path, digests: str) -> None:
+def compare_blocks(path: Path, digests: str) -> None:
+    """Read a shard file and compare it with the digests of its blocks.
+
+    Raises:
+        ShardError: names the first bytes that are not what was written.
+    """
     num_blocks = 0
     try:
         for found in block_digests(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import sys
@@ -133,6 +134,34 @@ def source_name(path: Path | str) -> str:
     return "standard input" if str(path) == STDIN else str(path)
 
 
+class StandardInput:
+    """Standard input as raw bytes, whose opening may be looked at before it is read.
+
+    A thread that waits for more in a buffered file holds the file's lock, and a process that ends
+    meanwhile is aborted over it.
+    """
+
+    def __init__(self, buffer: IO[bytes]) -> None:
+        self._raw: IO[bytes] = getattr(buffer, "raw", buffer)
+        self._opening = b""
+
+    def peek(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, or fewer where no more are there yet, that are still to be read."""
+        self._opening = self._opening or self._raw.read(size)
+        return self._opening
+
+    def read(self, size: int) -> bytes:
+        """Return what was looked at, and then up to ``size`` bytes; none at the end."""
+        opening, self._opening = self._opening, b""
+        return opening or self._raw.read(size)
+
+
+@functools.lru_cache(maxsize=1)
+def standard_input(buffer: IO[bytes]) -> StandardInput:
+    """Return the one ``StandardInput`` of ``sys.stdin.buffer``."""
+    return StandardInput(buffer)
+
+
 def read_decompressed(
     path: Path | str,
     *,
@@ -220,8 +249,7 @@ def _read(file: IO[bytes], size: int, timings: Timings | None) -> bytes:
 
 def _open(path: Path | str) -> Any:
     if str(path) == STDIN:
-        standard_input: IO[bytes] = sys.stdin.buffer
-        return nullcontext(standard_input)
+        return nullcontext(standard_input(sys.stdin.buffer))
     return Path(path).open("rb")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from proteinlm.sequence.compression import STDIN, inflated_opening, read_decompressed
+from proteinlm.sequence.compression import STDIN, inflated_opening, read_decompressed, standard_input
 
 SourceFormat = Literal["fasta", "uniprot_flat", "uniprot_xml", "table"]
 
@@ -82,5 +82,4 @@ def _is_table(text: bytes, sequence_columns: Collection[str]) -> bool:
 
 def _opening_of_stdin() -> bytes:
     # text put in its place, as tests do, cannot be looked at
-    peek = getattr(sys.stdin.buffer, "peek", None)
-    return inflated_opening(peek(_ENOUGH)) if peek else b""
+    return inflated_opening(standard_input(sys.stdin.buffer).peek(_ENOUGH))

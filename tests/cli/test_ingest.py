@@ -87,6 +87,7 @@ def test_options_become_settings_of_the_corpus(proteinlm, tmp_path, duplicates):
             "cluster_columns": [],
         },
         "shard_residues": 2**26,
+        "source_sha256": False,
     }
 
 

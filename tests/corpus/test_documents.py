@@ -23,12 +23,14 @@ def test_the_example_reads_a_corpus_with_h5py_alone(project_root, write_fasta, t
 
 def test_datasets_and_attributes_are_those_of_the_table(project_root, write_fasta, tmp_path):
     text = (project_root / "docs" / "shards.md").read_text()
-    named = re.findall(r"^\| `(\w+)` \| (?:uint8|int64)", text, re.MULTILINE)
-    ingest([write_fasta(PROTEINS)], tmp_path / "corpus")
+    named = re.findall(r"^\| `(\w+)` \| (?:uint8|u?int64)", text, re.MULTILINE)
+    clusters = tmp_path / "clusters.tsv"
+    clusters.write_text("P00001\tP00001\n")
+    ingest([write_fasta(PROTEINS)], tmp_path / "corpus", clusters=clusters)
     with h5py.File(tmp_path / "corpus" / "train-00000.h5") as file:
         assert set(file) == set(named)
         assert all(file[name].chunks is None and file[name].compression is None for name in named)
-        assert dict(file.attrs).keys() == {"format_version", "alphabet", "sha256"}
+        assert dict(file.attrs).keys() == {"format_version", "alphabet", "digest"}
 
 
 def test_alphabet_attribute_can_be_computed_as_described():

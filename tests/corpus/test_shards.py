@@ -11,14 +11,17 @@ from pathlib import Path
 import h5py
 import numpy
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest, layout, open_corpus
+from proteinlm.corpus.shard_file import block_digests
 from proteinlm.corpus.shard_reader import SequenceSet, open_shard
-from proteinlm.corpus.shard_writer import ShardWriter
+from proteinlm.corpus.shard_writer import ShardPool, ShardWriter, split_entry, written
 from proteinlm.errors import ShardError
-from proteinlm.sequence import decode, encode
+from proteinlm.sequence import FastaRecord, decode, encode
+from proteinlm.sequence.record_blocks import ReadingPosition, block_of
 
 PROTEINS = [(f"sp|P{n:05d}|TEST", "MKTAYIAKQRQISFVKSHFSRQ"[n % 7 :] + "ACDEFGHIKLM"[: n % 11]) for n in range(60)]
 
@@ -40,23 +43,77 @@ def _set_attribute(path, name, value):
         file.attrs[name] = value
 
 
+def _block(proteins):
+    records = [FastaRecord(identifier, "", residues, "file", 1) for identifier, residues in proteins]
+    return block_of(records, ReadingPosition(0, 0, 1, 0, 0))
+
+
+def _shards(folder, blocks, shard_residues):
+    """Write blocks, each with the numbers of the records to take, and return the split."""
+    full = []
+    pool = ShardPool(has_clusters=True, shard_residues=shard_residues)
+    writer = ShardWriter("train", shard_residues=shard_residues, pool=pool, hand_on=full.append)
+    for block, numbers in blocks:
+        writer.add_block(block, numbers, numbers.astype(numpy.uint64))
+    writer.close()
+    return split_entry([written(Path(folder), shard) for shard in full])
+
+
 @given(
-    st.lists(st.tuples(st.text(max_size=8).filter(str.isprintable), st.binary(min_size=1, max_size=30)), max_size=20),
+    st.lists(
+        st.tuples(
+            st.text(max_size=8).filter(str.isprintable),
+            st.binary(min_size=1, max_size=30),
+            st.integers(0, 2) | st.just(1),
+        ),
+        max_size=20,
+    ),
     st.integers(1, 60),
+    st.integers(1, 20),
 )
-def test_any_sequences_come_back_from_shards_of_any_size(proteins, shard_residues):
-    with tempfile.TemporaryDirectory() as folder:
-        writer = ShardWriter(Path(folder), "train", shard_residues=shard_residues)
-        for identifier, residues in proteins:
-            writer.add(identifier, encode(residues).tokens)
-        entry = writer.close()
+def test_any_sequences_come_back_from_shards_of_any_size(proteins, shard_residues, block_size):
+    cuts = range(0, len(proteins), block_size)
+    parts = [proteins[start : start + block_size] for start in cuts]
+    blocks = [
+        (_block([protein[:2] for protein in part]), numpy.flatnonzero([protein[2] > 0 for protein in part]))
+        for part in parts
+    ]
+    taken = [protein for protein in proteins if protein[2] > 0]
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        entry = _shards(folder, blocks, shard_residues)
         found = SequenceSet([open_shard(Path(folder) / shard.file, shard) for shard in entry.shards])
-        assert [found.identifier(n) for n in range(len(found))] == [identifier for identifier, _ in proteins]
+        assert [found.identifier(n) for n in range(len(found))] == [identifier for identifier, *_ in taken]
         assert [found.tokens(n).tolist() for n in range(len(found))] == [
-            encode(residues).tokens.tolist() for _, residues in proteins
+            encode(residues).tokens.tolist() for _, residues, _ in taken
         ]
-        assert found.lengths.tolist() == [len(residues) for _, residues in proteins]
+        assert found.lengths.tolist() == [len(residues) for _, residues, _ in taken]
         assert sum(entry.token_counts) == entry.num_residues == found.lengths.sum()
+        assert entry.longest == max(found.lengths, default=0)
+        assert all(shard.num_residues <= shard_residues or shard.num_sequences == 1 for shard in entry.shards)
+        if len(blocks) > 1:
+            # the same records in one block
+            whole = _block([protein[:2] for protein in proteins]), numpy.flatnonzero([p[2] > 0 for p in proteins])
+            again = _shards(other, [whole], shard_residues)
+            assert [shard.num_sequences for shard in again.shards] == [shard.num_sequences for shard in entry.shards]
+
+
+def test_clusters_stand_beside_the_sequences_where_they_are_known(tmp_path):
+    block = _block([(f"p{number}", b"MKV") for number in range(5)])
+    entry = _shards(tmp_path, [(block, numpy.array([0, 2, 4]))], 6)
+    with h5py.File(tmp_path / entry.shards[0].file) as file:
+        assert file["clusters"].dtype == "<u8"
+        assert file["clusters"][:].tolist() == [0, 2]
+
+
+def test_a_written_shard_has_the_digests_of_what_is_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 256)
+    block = _block([(f"protein {number}", b"MKVLAT" * number) for number in range(1, 40)])
+    (shard,) = _shards(tmp_path, [(block, numpy.arange(len(block)))], 10**6).shards
+    assert shard.block_digests == "".join(block_digests(tmp_path / shard.file))
+    with h5py.File(tmp_path / shard.file) as file:
+        content = b"".join(file[name][:].tobytes() for name in layout.DTYPES)
+        assert [file[name].id.get_offset() % 8 for name in layout.DTYPES] == [0] * 5
+    assert shard.digest == xxhash.xxh3_128_hexdigest(content)
 
 
 def test_splits_hold_every_protein_once(corpus):
@@ -132,7 +189,7 @@ def test_damaged_index_is_refused(corpus):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("format_version", 2, "has format version 2 but this program reads 1"),
+        ("format_version", 1, "has format version 1 but this program reads 2"),
         ("alphabet", "5f1c", "was written with alphabet 5f1c but this program uses"),
         ("digest", 7, "digest: "),
     ],
@@ -162,9 +219,9 @@ def _change_split(corpus, change):
         (lambda split: split.update(num_sequences=7), r"train\.num_sequences: is damaged \(found 7 where its shards"),
         (lambda split: split["shards"].pop(), r"train\.num_sequences: .* where its shards have"),
         (lambda split: split["shards"].reverse(), "digest: is damaged"),
-        (lambda split: split["shards"][0].update(sha256="0" * 64), "digest: is damaged"),
+        (lambda split: split["shards"][0].update(digest="0" * 32), "digest: is damaged"),
     ],
-    ids=["32 counts", "counts", "sequences", "lost shard", "order of shards", "sha256"],
+    ids=["32 counts", "counts", "sequences", "lost shard", "order of shards", "digest"],
 )
 def test_index_that_does_not_agree_with_itself_is_refused(corpus, change, message):
     _change_split(corpus, change)
@@ -197,7 +254,7 @@ def test_cut_off_shard_is_refused(corpus, share):
         corpus.sequences("train")
 
 
-@pytest.mark.parametrize(("name", "value"), [("alphabet", "5f1c"), ("format_version", 9), ("sha256", "0" * 64)])
+@pytest.mark.parametrize(("name", "value"), [("alphabet", "5f1c"), ("format_version", 9), ("digest", "0" * 32)])
 def test_shard_of_another_kind_is_refused(corpus, name, value):
     _set_attribute(_first_shard(corpus), name, value)
     with pytest.raises(ShardError, match=rf"train-00000\.h5: has {name} {value} where .* is expected"):
@@ -207,7 +264,7 @@ def test_shard_of_another_kind_is_refused(corpus, name, value):
 def test_shards_in_each_others_place_are_refused(corpus):
     first, second = (corpus.path / f"train-0000{n}.h5" for n in (0, 1))
     second.write_bytes(first.read_bytes())
-    with pytest.raises(ShardError, match=r"train-00001\.h5: has sha256"):
+    with pytest.raises(ShardError, match=r"train-00001\.h5: has digest"):
         corpus.sequences("train")
 
 

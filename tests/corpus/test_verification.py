@@ -10,6 +10,7 @@ import pytest
 import xxhash
 
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest, layout, open_corpus, verify_corpus
+from proteinlm.corpus.shard_file import block_digests
 from proteinlm.errors import ShardError
 
 PROTEINS = [(f"sp|P{n:05d}|TEST", "MKTAYIAKQRQISFVKSHFSRQ"[n % 7 :] + "ACDEFGHIKLM"[: n % 11]) for n in range(60)]
@@ -29,17 +30,6 @@ def _flip(path, position):
     data = bytearray(path.read_bytes())
     data[position] ^= 1
     path.write_bytes(data)
-
-
-def _without_block_digests(corpus):
-    """Return the corpus as it was before there were digests of blocks."""
-    path = corpus.path / layout.INDEX_FILE
-    table = json.loads(path.read_text())
-    for split in table["splits"].values():
-        for shard in split["shards"]:
-            del shard["block_digests"]
-    path.write_text(json.dumps(table))
-    return open_corpus(corpus.path)
 
 
 def test_a_whole_corpus_passes_with_its_counts(corpus):
@@ -82,11 +72,10 @@ def test_a_cut_off_shard_is_named_with_where_it_ends(corpus, length, message):
         verify_corpus(corpus)
 
 
-@pytest.mark.parametrize("has_digests", [True, False], ids=["with digests of blocks", "without"])
-def test_a_missing_shard_is_named(corpus, has_digests):
+def test_a_missing_shard_is_named(corpus):
     (corpus.path / SHARD).unlink()
     with pytest.raises(ShardError, match=rf"{SHARD}: no such file, though corpus\.json names it"):
-        verify_corpus(corpus if has_digests else _without_block_digests(corpus))
+        verify_corpus(corpus)
 
 
 def test_bytes_after_the_end_of_a_shard_are_found(corpus):
@@ -98,14 +87,16 @@ def test_bytes_after_the_end_of_a_shard_are_found(corpus):
         verify_corpus(corpus)
 
 
-def test_corpora_without_digests_of_blocks_are_read_and_verified(corpus):
-    older = _without_block_digests(corpus)
-    assert older.digest == corpus.digest
-    assert verify_corpus(older) == verify_corpus(corpus)
+def test_content_that_is_not_what_was_ingested_is_found_though_its_blocks_are_whole(corpus):
     with h5py.File(corpus.path / SHARD, "r+") as file:
         file["tokens"][0] = 24
-    with pytest.raises(ShardError, match=rf"{SHARD}: is damaged \(its content has sha256 "):
-        verify_corpus(older)
+    path = corpus.path / layout.INDEX_FILE
+    table = json.loads(path.read_text())
+    (shard,) = [shard for shard in table["splits"]["train"]["shards"] if shard["file"] == SHARD]
+    shard["block_digests"] = "".join(block_digests(corpus.path / SHARD))
+    path.write_text(json.dumps(table))
+    with pytest.raises(ShardError, match=rf"{SHARD}: is damaged \(its content has digest "):
+        verify_corpus(open_corpus(corpus.path))
 
 
 def test_exchanged_token_counts_are_found(corpus):

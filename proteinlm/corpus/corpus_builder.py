@@ -1,0 +1,283 @@
+"""Blocks of records in, a growing corpus out: screened, split, gathered into shards, and resumable."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from proteinlm.corpus.digest_spool import DigestSpool, columns_needed
+from proteinlm.corpus.ingestion_state import (
+    IngestionState,
+    OpenShardState,
+    Repeats,
+    Request,
+    append_shard,
+    write_state,
+)
+from proteinlm.corpus.open_shard import OpenShard
+from proteinlm.corpus.open_shard_files import OpenShardFiles
+from proteinlm.corpus.ordered_threads import Worker
+from proteinlm.corpus.screening_list import MOST_NOTED, begin_list, list_row, resume_list
+from proteinlm.corpus.shard_writer import ShardPool, ShardWriter, WrittenShard, written
+from proteinlm.corpus.source_reading import ReadingState
+from proteinlm.corpus.splitting import Splitter
+from proteinlm.corpus.verification import compare_blocks
+from proteinlm.corpus.work_folder import UnusableWorkError, WorkFolder
+from proteinlm.errors import ShardError
+from proteinlm.sequence.block_screening import REASONS, BlockScreen, nucleotides
+from proteinlm.sequence.record_blocks import RecordBlock
+from proteinlm.sequence.screening import NUCLEOTIDES, ScreeningConfig, ScreeningReport
+from proteinlm.sequence.timings import Timings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# seconds of work that may be lost where shards are slow to fill
+CHECKPOINT_SECONDS = 10.0
+
+
+class CorpusBuilder:
+    """Takes blocks one after the other; everything slow is a job of ``worker``.
+
+    Args:
+        folder: where the corpus grows.
+        request: what was asked for.
+        screening: what to keep.
+        splitter: tells splits and clusters.
+        shard_residues: upper size of a shard.
+        worker: writes.
+        timings: takes the seconds of each stage.
+
+    Attributes:
+        shards: those written, in the order in which they became full.
+        table: the list of what was dropped or noted.
+    """
+
+    def __init__(
+        self,
+        folder: WorkFolder,
+        request: Request,
+        screening: ScreeningConfig,
+        splitter: Splitter,
+        *,
+        shard_residues: int,
+        worker: Worker,
+        timings: Timings,
+    ) -> None:
+        self._folder, self._request, self._splitter = folder, request, splitter
+        self._worker, self._timings = worker, timings
+        self._screen = BlockScreen(screening)
+        has_clusters = splitter.clusters_entry() is not None
+        self._opened = ExitStack()
+        self._full: list[OpenShard] = []
+        self._pool = ShardPool(has_clusters=has_clusters, shard_residues=shard_residues)
+        self._writers = [
+            ShardWriter(split, shard_residues=shard_residues, pool=self._pool, hand_on=self._full.append)
+            for split in splitter.splits
+        ]
+        self._files = OpenShardFiles(folder.open_shards)
+        self._columns = columns_needed(duplicates=screening.duplicates, has_clusters=has_clusters)
+        self._substitutions: Counter[str] = Counter()
+        self._num_shards = 0
+        self.shards: list[WrittenShard] = []
+        self._has_new_shards = False
+        self._last_checkpoint = time.monotonic()
+
+    def begin(self) -> None:
+        """Make the files of a corpus without records."""
+        self._spool = self._opened.enter_context(DigestSpool(self._folder.digests, columns=self._columns))
+        self.table = self._opened.enter_context(begin_list(self._folder.corpus))
+
+    def resume(self, state: IngestionState, shards: list[WrittenShard]) -> None:
+        """Bring everything back to what it was at ``state``, when ``shards`` had been written.
+
+        Raises:
+            UnusableWorkError: if files do not hold what was written.
+        """
+        self._screen = BlockScreen.resumed(self._screen.config, state.screening)
+        self._substitutions = Counter(state.substitutions)
+        self._splitter.restore(state.splitting)
+        self.shards = shards
+        self._num_shards = state.num_shards
+        spool = DigestSpool.resumed(self._folder.digests, state.num_spooled, columns=self._columns)
+        self._spool = self._opened.enter_context(spool)
+        self.table = self._opened.enter_context(resume_list(self._folder.corpus, state.screening_bytes))
+        self._files.keep_only(state.open_shards)
+        writers = dict(zip(self._splitter.splits, self._writers, strict=True))
+        for saved in state.open_shards:
+            writer = writers[saved.split]
+            self._files.load(saved, writer.open)
+            writer.num_sequences = saved.num_sequences
+
+    def add(self, block: RecordBlock) -> None:
+        """Take in the next block."""
+        measure = self._timings.measure
+        with measure("screen"):
+            codes = self._screened(block)
+            kept = codes == 0
+        with measure("split"):
+            splits, clusters = self._splitter.splits_of(block, kept)
+        with measure("gather"):
+            places = self._gather(block, np.flatnonzero(kept), splits, clusters)
+        with measure("digests"):
+            self._spool.append(block, kept, splits, places, block.end.source, clusters)
+        self._write_full()
+
+    def checkpoint(self, reading: Callable[[], ReadingState]) -> None:
+        """Make it possible to go on from here, if it is time for that.
+
+        Args:
+            reading: returns where the reader is and what it has met.
+        """
+        if self._has_new_shards or time.monotonic() - self._last_checkpoint > CHECKPOINT_SECONDS:
+            self._save(reading(), is_read=False)
+
+    def close(self, reading: ReadingState) -> None:
+        """Write what is left and wait until all is on disk."""
+        for writer in self._writers:
+            writer.close()
+        self._write_full()
+        self._save(reading, is_read=True)
+        self._worker.finish()
+        # what comes next needs the memory
+        self._writers.clear()
+        self._pool.clear()
+
+    def _screened(self, block: RecordBlock) -> NDArray[np.uint8]:
+        """Return the reasons, and list and count what is dropped or odd."""
+        num_noted = self._screen.report().noted.get(NUCLEOTIDES, 0)
+        codes = self._screen.judge(block)
+        odd = np.flatnonzero(nucleotides(block, codes))[: max(0, MOST_NOTED - num_noted)]
+        listed = np.concatenate([np.flatnonzero(codes), odd])
+        for number in np.sort(listed).tolist():
+            reason = REASONS[codes[number]]
+            outcome = "dropped" if reason else "noted"
+            self.table.write(
+                list_row(
+                    outcome, reason or NUCLEOTIDES, block.source, int(block.lines[number]), block.identifier(number)
+                )
+            )
+        for number, kinds in block.substitutions.items():
+            if not codes[number]:
+                self._substitutions.update(kinds)
+        return codes
+
+    def _gather(
+        self,
+        block: RecordBlock,
+        numbers: NDArray[np.int64],
+        splits: NDArray[np.uint8],
+        clusters: NDArray[np.uint64] | None,
+    ) -> NDArray[np.int64]:
+        """Hand records to the writers of their splits, and return the place of each in its split."""
+        places = np.empty(len(numbers), dtype=np.int64)
+        for split, writer in enumerate(self._writers):
+            chosen = splits == split
+            start = writer.num_sequences
+            writer.add_block(block, numbers[chosen], None if clusters is None else clusters[chosen])
+            places[chosen] = np.arange(start, writer.num_sequences)
+        return places
+
+    def _write_full(self) -> None:
+        """Have the shards written that have become full."""
+        for shard in self._full:
+            self._num_shards += 1
+            self._has_new_shards = True
+            self._submit(partial(self._write, shard))
+        self._full.clear()
+
+    def _write(self, shard: OpenShard) -> None:
+        found = written(self._folder.corpus, shard)
+        append_shard(self._folder.shards, found)
+        self.shards.append(found)
+        self._pool.give_back(shard)
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        def timed() -> None:
+            with self._timings.measure("write"):
+                job()
+
+        self._worker.submit(timed)
+
+    def _save(self, reading: ReadingState, *, is_read: bool) -> None:
+        writers = [] if is_read else self._writers
+        snapshots = [self._files.snapshot(writer.open, writer.num_sequences) for writer in writers]
+        state = self._state(reading, tuple(saved for saved, _ in snapshots), is_read=is_read)
+        self._has_new_shards = False
+        self._last_checkpoint = time.monotonic()
+
+        def job() -> None:
+            for _, append in snapshots:
+                append()
+            write_state(self._folder, state)
+            self._files.keep_only(state.open_shards)
+
+        self._submit(job)
+
+    def state(self, reading: ReadingState, repeats: Repeats) -> IngestionState:
+        """Return the state when all has been read and repeats have been found and listed."""
+        return self._state(reading, (), is_read=True, repeats=repeats)
+
+    def _state(
+        self,
+        reading: ReadingState,
+        open_shards: tuple[OpenShardState, ...],
+        *,
+        is_read: bool,
+        repeats: Repeats | None = None,
+    ) -> IngestionState:
+        self.table.flush()
+        self._spool.flush()
+        return IngestionState(
+            request=self._request,
+            is_read=is_read,
+            reading=reading,
+            screening=self._screen.state(),
+            splitting=self._splitter.state(),
+            substitutions=dict(self._substitutions),
+            open_shards=open_shards,
+            num_shards=self._num_shards,
+            screening_bytes=self.table.tell(),
+            num_spooled=self._spool.num_records,
+            repeats=repeats,
+        )
+
+    def close_files(self) -> None:
+        """Close what is appended to, however the work ended."""
+        self._opened.close()
+
+    @property
+    def substitutions(self) -> dict[str, int]:
+        """Residues replaced in kept records, by kind."""
+        return dict(sorted(self._substitutions.items()))
+
+    @property
+    def screening(self) -> ScreeningReport:
+        """The counts of the screen."""
+        return self._screen.report()
+
+    @property
+    def spool(self) -> DigestSpool:
+        """What is known of the kept records for the end."""
+        return self._spool
+
+
+def check_shards(folder: WorkFolder, shards: list[WrittenShard]) -> None:
+    """Refuse shards that are not on disk as they were written: a power cut can leave pages out.
+
+    Raises:
+        UnusableWorkError: names the first.
+    """
+    for shard in shards:
+        try:
+            compare_blocks(folder.corpus / shard.entry.file, shard.entry.block_digests)
+        except ShardError as error:
+            raise UnusableWorkError(
+                f"{str(error).removesuffix('; ingest again')}; begin anew with --restart"
+            ) from error

@@ -1,0 +1,136 @@
+"""Threads that keep the order of their work, and whose failures reach whoever waits for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Full, Queue
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# seconds after which a thread that waits looks whether it is still wanted
+_PATIENCE = 0.1
+# seconds to wait for a thread that reads; one that waits for a terminal or a pipe cannot be woken
+_FAREWELL = 2.0
+
+
+class Worker:
+    """Does jobs one after the other: in a thread of its own, or at once where there is none.
+
+    Args:
+        is_threaded: whether there is a thread.
+        room: how many jobs may wait before ``submit`` does.
+    """
+
+    def __init__(self, *, is_threaded: bool, room: int = 1) -> None:
+        self._error: BaseException | None = None
+        self._jobs: Queue[Callable[[], None] | None] = Queue(maxsize=room)
+        self._thread = threading.Thread(target=self._work, daemon=True) if is_threaded else None
+        if self._thread is not None:
+            self._thread.start()
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Do ``job`` after all others.
+
+        Raises:
+            BaseException: what an earlier job has raised.
+        """
+        self._raise()
+        if self._thread is None:
+            job()
+        else:
+            self._jobs.put(job)
+
+    def finish(self) -> None:
+        """Wait until all is done.
+
+        Raises:
+            BaseException: what a job has raised.
+        """
+        self._end()
+        self._raise()
+
+    def stop(self) -> None:
+        """Finish the job at hand and leave out the others."""
+        self._error = self._error or InterruptedError("stopped")
+        self._end()
+
+    def _end(self) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            self._jobs.put(None)
+            self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        # after a failure the rest is taken in and left undone, so that nobody waits for room
+        while (job := self._jobs.get()) is not None:
+            if self._error is None:
+                try:
+                    job()
+                except BaseException as error:
+                    self._error = error
+
+
+def in_order(items: Iterator[Item], work: Callable[[Item], Result], *, threads: int, room: int) -> Iterator[Result]:
+    """Yield ``work(item)`` for every item, in their order.
+
+    Items are drawn in a thread of their own and worked on in others. What either raises is raised
+    here, after the results that come before it.
+
+    Args:
+        items: drawn in one thread only.
+        work: should leave the interpreter's lock alone.
+        threads: how many work.
+        room: how many results may wait to be taken.
+    """
+    waiting: Queue[Future[Result] | None] = Queue(maxsize=room)
+    is_unwanted = threading.Event()
+    pool = ThreadPoolExecutor(threads)
+    reader = threading.Thread(target=_draw, args=(items, work, pool, waiting, is_unwanted), daemon=True)
+    reader.start()
+    try:
+        while (future := waiting.get()) is not None:
+            yield future.result()
+    finally:
+        is_unwanted.set()
+        reader.join(_FAREWELL)
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _draw(
+    items: Iterator[Item],
+    work: Callable[[Item], Result],
+    pool: ThreadPoolExecutor,
+    waiting: Queue[Future[Result] | None],
+    is_unwanted: threading.Event,
+) -> None:
+    try:
+        for item in items:
+            if not _put(waiting, pool.submit(work, item), is_unwanted):
+                return
+    except BaseException as error:
+        failed: Future[Result] = Future()
+        failed.set_exception(error)
+        _put(waiting, failed, is_unwanted)
+    else:
+        _put(waiting, None, is_unwanted)
+    finally:
+        if isinstance(items, Generator):
+            items.close()
+
+
+def _put(waiting: Queue[Future[Result] | None], future: Future[Result] | None, is_unwanted: threading.Event) -> bool:
+    """Put a result where it is waited for; return whether it is still wanted."""
+    while not is_unwanted.is_set():
+        try:
+            waiting.put(future, timeout=_PATIENCE)
+        except Full:
+            continue
+        return True
+    return False
