@@ -10,7 +10,7 @@ embeddings=$folder/embeddings.h5
 if [ -d "$folder/corpus" ]; then
     echo "keeping $folder/corpus"
 else
-    proteinlm ingest --manifest data_manifests/uniprotkb_sample.toml -o "$folder/corpus"
+    proteinlm ingest --manifest data_manifests/uniprotkb_sample.toml -o "$folder/corpus" --resume
 fi
 
 resume=""
