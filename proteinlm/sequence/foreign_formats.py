@@ -39,7 +39,10 @@ _UNICODE_MARKS: tuple[tuple[bytes, str], ...] = (
     (b"\0>", "UTF-16"),
 )
 
-_UNIREF = re.compile(rb"(?:\s+|<[?!][^>]*>)*<UniRef[\s>0-9]")
+# bytes that tell every format
+_ENOUGH = 1 << 12
+# blanks one by one: runs of them would be tried in every way to part them
+_UNIREF = re.compile(rb"(?:\s|<[?!][^>]*>)*<UniRef[\s>0-9]")
 
 
 def foreign_format(opening: bytes) -> str | None:
@@ -51,7 +54,7 @@ def foreign_format(opening: bytes) -> str | None:
         return f"{compression} data inside compressed data; decompress it once more"
     if opening[257:262] == b"ustar":
         return "a tar archive; unpack it first"
-    if _UNIREF.match(opening):
+    if _UNIREF.match(opening[:_ENOUGH]):
         return "UniRef's XML, which says who is in which cluster; give it to ingest by --clusters"
     text = opening.lstrip()[:64].lower()
     return next((name for start, name in _OPENINGS if text.startswith(start.lower())), None)

@@ -23,7 +23,7 @@ _ENOUGH = 1 << 12
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # EMBL's flat files begin alike, and count in BP
 _FLAT_OPENING = re.compile(rb"ID   \S+[^\n\r]* AA\.[ \t]*[\r\n]")
-_XML_OPENING = re.compile(rb"(?:\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>)*<uniprot[\s>]", re.DOTALL)
+_XML_OPENING = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>)*<uniprot[\s>]", re.DOTALL)
 
 
 def format_of(path: Path | str, *, sequence_column: str | None = None) -> SourceFormat:

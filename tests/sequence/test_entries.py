@@ -221,7 +221,7 @@ def test_other_flat_files_and_xml_are_still_refused(tmp_path):
     path = tmp_path / "other"
     for text, name in (
         ("ID   X56734; SV 1; linear; mRNA; STD; PLN; 1859 BP.\n", "a UniProt or EMBL flat file"),
-        ('<?xml version="1.0"?>\n<UniRef xmlns="http://uniprot.org/uniref">\n', "XML or HTML"),
+        ('<?xml version="1.0"?>\n<UniRef xmlns="http://uniprot.org/uniref">\n', "UniRef's XML"),
         ("<html><body><uniprot>", "an HTML page"),
     ):
         path.write_text(text)

@@ -57,3 +57,11 @@ def test_stockholm_alignments_are_refused_by_name(sequences):
     for path in (sequences / "stockholm").iterdir():
         with pytest.raises(FastaError, match="looks like a Stockholm alignment"):
             num_records(path)
+
+
+@pytest.mark.parametrize("opening", [b"\n" * 5000, b"<?xml?>" + b" " * 5000 + b"<x>", b"<!--" * 2000])
+def test_what_tells_formats_takes_no_time_on_long_runs(opening, tmp_path):
+    path = tmp_path / "long.fasta"
+    path.write_bytes(opening)
+    with pytest.raises(FastaError):
+        num_records(path)
