@@ -36,7 +36,7 @@ def commands(root: Path, folder: Path, present: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("present", "expected"),
     [
-        ([], ["ingest", "train", "embed", "compare"]),
+        ([], ["ingest --resume", "train", "embed", "compare"]),
         (["corpus/corpus.json"], ["train", "embed", "compare"]),
         (["corpus/corpus.json", "run/run.json"], ["train", "embed", "compare"]),
         (RUN, ["train --resume", "embed", "compare"]),
