@@ -62,7 +62,7 @@ def _verify(path: Path) -> None:
     from proteinlm.corpus import open_corpus, verify_corpus
 
     verify_corpus(open_corpus(path), progress=TerminalProgress())
-    note(f"every shard has the sha256 that {path} says")
+    note(f"every shard has the digest that {path} says")
 
 
 def _describe(path: Path, options: CorpusOptions) -> tuple[str, Description]:

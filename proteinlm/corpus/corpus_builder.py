@@ -29,7 +29,7 @@ from proteinlm.corpus.source_reading import ReadingState
 from proteinlm.corpus.splitting import Splitter
 from proteinlm.corpus.verification import compare_blocks
 from proteinlm.corpus.work_folder import UnusableWorkError, WorkFolder
-from proteinlm.errors import ShardError
+from proteinlm.errors import OutputError, ShardError
 from proteinlm.sequence.block_screening import REASONS, BlockScreen, nucleotides
 from proteinlm.sequence.record_blocks import RecordBlock
 from proteinlm.sequence.screening import NUCLEOTIDES, ScreeningConfig, ScreeningReport
@@ -105,7 +105,10 @@ class CorpusBuilder:
         self._splitter.restore(state.splitting)
         self.shards = shards
         self._num_shards = state.num_shards
-        spool = DigestSpool.resumed(self._folder.digests, state.num_spooled, columns=self._columns)
+        try:
+            spool = DigestSpool.resumed(self._folder.digests, state.num_spooled, columns=self._columns)
+        except OutputError as error:
+            raise UnusableWorkError(f"{self._folder.digests}: is damaged; begin anew with --restart") from error
         self._spool = self._opened.enter_context(spool)
         self.table = self._opened.enter_context(resume_list(self._folder.corpus, state.screening_bytes))
         self._files.keep_only(state.open_shards)

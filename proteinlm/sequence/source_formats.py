@@ -81,5 +81,4 @@ def _is_table(text: bytes, sequence_columns: Collection[str]) -> bool:
 
 
 def _opening_of_stdin() -> bytes:
-    # text put in its place, as tests do, cannot be looked at
     return inflated_opening(standard_input(sys.stdin.buffer).peek(_ENOUGH))

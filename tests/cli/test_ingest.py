@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
+import hashlib
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from proteinlm.cli.main import main
 from proteinlm.corpus import open_corpus
@@ -135,18 +139,92 @@ def test_a_share_of_clusters_without_clusters_is_warned_of(proteinlm, tmp_path):
     assert "warning: --ood-share has no effect without --clusters" in err
 
 
-def test_sigterm_leaves_nothing(tmp_path, project_root):
-    words = [sys.executable, "-m", "proteinlm", "ingest", "-", "-o", f"{tmp_path}/new/corpus"]
+def test_a_pipe_is_read_to_its_end(tmp_path, project_root):
+    words = [sys.executable, "-m", "proteinlm", "ingest", "-", "-o", str(tmp_path / "corpus")]
+    text = (FILES / "plain.fasta").read_bytes() * 5000
+    done = subprocess.run(words, cwd=project_root, input=text, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"read 10,000 records, 220,000 residues from standard input" in done.stderr
+
+
+@pytest.mark.parametrize("sent", [b"", (FILES / "plain.fasta").read_bytes()], ids=["nothing", "a beginning"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_anything_is_worth_keeping_leaves_nothing(tmp_path, project_root, number, sent):
+    words = [sys.executable, "-m", "proteinlm", "ingest", "-", "-o", f"{tmp_path}/new/corpus", "--jobs", "2"]
     process = subprocess.Popen(words, cwd=project_root, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdin.write((FILES / "plain.fasta").read_bytes())
+    process.stdin.write(sent)
     process.stdin.flush()
     while process.poll() is None and not list(tmp_path.rglob("screening.tsv")):
         time.sleep(0.005)
-    process.terminate()
-    assert (process.wait(), process.stderr.read()) == (143, b"")
+    # a thread now waits for the rest, or soon
+    process.send_signal(number)
+    expected = (143, b"") if number == signal.SIGTERM else (1, b"\nAborted!\n")
+    assert (process.wait(), process.stderr.read()) == expected
     assert list(tmp_path.iterdir()) == []
     process.stdin.close()
     process.stderr.close()
+
+
+def test_a_signal_says_how_to_go_on_and_going_on_gives_the_same(proteinlm, tmp_path, project_root):
+    sequences = "".join(f">p{n}\n{'MKTAYIAKQR' * (n % 7 + 1)}\n" for n in range(3000))
+    (tmp_path / "proteins.fasta").write_text(sequences)
+    words = ["ingest", tmp_path / "proteins.fasta", "-o", tmp_path / "corpus", "--shard-residues", "2000"]
+    # after its only block, so that what is written by then can be gone on with
+    slow = (
+        "import sys, time; from proteinlm.corpus import corpus_builder; from proteinlm.cli.main import main;"
+        "add = corpus_builder.CorpusBuilder.add;"
+        "corpus_builder.CorpusBuilder.add = lambda self, block: (add(self, block), time.sleep(0.2))[0];"
+        "main(sys.argv[1:])"
+    )
+    state = tmp_path / ".corpus.ingesting" / "state.json"
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, *map(str, words)], cwd=project_root, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not state.exists():
+        time.sleep(0.005)
+    process.terminate()
+    said = process.communicate()[1]
+    if process.returncode == 143:
+        assert "shards written) is kept; go on with it by --resume, or throw it away by --restart" in said
+        assert proteinlm(*words)[0] == 1
+    code, _, err = proteinlm(*words, "--resume") if state.exists() else (0, "", "")
+    assert code == 0, err
+    code, _, err = proteinlm("ingest", tmp_path / "proteins.fasta", "-o", tmp_path / "again", *words[-2:])
+    assert code == 0, err
+    names = sorted(path.name for path in (tmp_path / "again").iterdir())
+    assert filecmp.cmpfiles(tmp_path / "corpus", tmp_path / "again", names, shallow=False)[0] == names
+
+
+def test_patterns_stand_for_files_in_order_of_their_names(proteinlm, tmp_path):
+    for name in ("b", "a", "c"):
+        (tmp_path / f"{name}.fasta").write_text(f">{name}\nMKV\n")
+    code, _, err = proteinlm("ingest", tmp_path / "[ab].fasta", tmp_path / "c.fasta", "-o", tmp_path / "corpus")
+    assert code == 0, err
+    assert "from a.fasta, b.fasta, c.fasta" in err
+    code, _, err = proteinlm("ingest", tmp_path / "*.gz", "-o", tmp_path / "other")
+    assert (code, err) == (1, f"proteinlm: {tmp_path}/*.gz: no file has a name like this\n")
+
+
+def test_the_report_says_how_fast_it_was_and_where_the_time_went(proteinlm, tmp_path):
+    _, _, err = proteinlm(
+        "ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", "--jobs", "1", "--memory", "64MiB"
+    )
+    assert re.search(r"^[\d.]+ MB/s", err, re.MULTILINE)
+
+
+def test_going_on_and_beginning_anew_exclude_each_other(proteinlm, tmp_path):
+    code, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", "--resume", "--restart")
+    assert code == 2
+    assert "leave one of the two out" in err
+
+
+def test_a_sha256_of_the_sources_is_taken_when_asked_for(proteinlm, tmp_path):
+    for name, words in (("with", ["--source-sha256"]), ("without", [])):
+        proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / name, *words)
+    data = (FILES / "plain.fasta").read_bytes()
+    for name, expected in (("with", hashlib.sha256(data).hexdigest()), ("without", "")):
+        (source,) = open_corpus(tmp_path / name).index.sources
+        assert (source.sha256, source.xxh3_128) == (expected, xxhash.xxh3_128_hexdigest(data))
 
 
 def test_sigterm_is_what_it_was_after_a_command(proteinlm, tmp_path):

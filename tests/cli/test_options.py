@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from proteinlm.cli.options import SpaceSeparatedCommand, SpaceSeparatedOption
+from proteinlm.cli.options import ByteSize, SpaceSeparatedCommand, SpaceSeparatedOption
 
 
 @click.command(
@@ -69,3 +69,25 @@ def test_unknown_value_is_wrong_usage():
 def test_missing_value_is_wrong_usage():
     with pytest.raises(click.UsageError, match="requires an argument"):
         read("a.fasta", "--include")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512", 512),
+        ("1KiB", 1024),
+        ("1k", 1024),
+        ("2 MB", 2_000_000),
+        ("1.5GiB", 3 << 29),
+        ("1tib", 1 << 40),
+        ("7B", 7),
+    ],
+)
+def test_sizes_have_the_units_that_people_write(text, size):
+    assert ByteSize().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GiB", "1XiB", "0", "0.1", "GiB"])
+def test_what_is_no_size_is_refused_with_an_example(text):
+    with pytest.raises(click.BadParameter, match="such as 4GiB"):
+        ByteSize().convert(text, None, None)

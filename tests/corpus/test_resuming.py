@@ -17,8 +17,7 @@ from proteinlm import config as configuration
 from proteinlm.corpus import Effort, IngestionConfig, ingest, open_corpus, unfinished, verify_corpus
 from proteinlm.corpus.work_folder import work_folder, work_folder_of
 from proteinlm.errors import FastaError, OutputError, ProteinLMError
-
-from .interrupted import ingested
+from tests.corpus.interrupted import ingested
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
@@ -188,7 +187,7 @@ def test_a_source_that_has_changed_is_refused_and_what_is_done_kept(
 
 
 @pytest.mark.parametrize(
-    "pattern", ["corpus/*.h5", "open/*.tokens", "shards.jsonl", "state.json", "corpus/screening.tsv"]
+    "pattern", ["corpus/*.h5", "open/*.tokens", "shards.jsonl", "state.json", "corpus/screening.tsv", "digests/*.u64"]
 )
 def test_damage_to_what_is_done_is_found(about, broken_off, pattern):
     path = max(work_folder_of(broken_off).path.glob(pattern), key=lambda path: path.stat().st_size)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from proteinlm.corpus.held_out import HeldOutFiles
 from proteinlm.corpus.layout import SPLITS
-from proteinlm.corpus.splitting import LeakCheck, SplittingConfig, prepare_splitter
+from proteinlm.corpus.splitting import SplittingConfig, prepare_splitter
 from proteinlm.errors import ConfigError
 from proteinlm.randomness import stream, stream_key
 from proteinlm.sequence import FastaRecord, accession, read_fasta
 from proteinlm.sequence.record_blocks import ReadingPosition, block_of, blocks_of_records
+from tests.corpus.leak_check import LeakCheck
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
