@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,12 +19,10 @@ from proteinlm.corpus.cluster_table import ClusterTable, ClusterTableConfig, clu
 from proteinlm.corpus.held_out import HeldOut, HeldOutFiles, own_clusters, read_held_out
 from proteinlm.corpus.layout import (
     SPLITS,
-    TRAIN,
     VALIDATION_IID,
     VALIDATION_OOD,
     ClustersEntry,
     HeldOutEntry,
-    LeakEntry,
 )
 from proteinlm.errors import ConfigError
 from proteinlm.randomness import stream_key
@@ -283,32 +281,4 @@ class Splitter:
             num_listed=self._counts.num_listed,
             num_of_families=self._counts.num_of_families,
             num_relatives=self._counts.num_relatives,
-        )
-
-
-@dataclass(slots=True)
-class LeakCheck:
-    """Watches what goes into which split, and counts what validation shares with training."""
-
-    _train_sequences: set[bytes] = field(default_factory=set)
-    _train_clusters: set[int] = field(default_factory=set)
-    _validation: dict[str, list[tuple[bytes, int | None]]] = field(default_factory=dict)
-
-    def watch(self, digest: bytes, cluster: int | None, split: str) -> None:
-        """Remember a protein that has gone into ``split``."""
-        if split != TRAIN:
-            self._validation.setdefault(split, []).append((digest, cluster))
-            return
-        self._train_sequences.add(digest)
-        if cluster is not None:
-            self._train_clusters.add(cluster)
-
-    def report(self, split: str) -> LeakEntry:
-        """Return how many proteins of ``split`` have an equal, or a member of their cluster, in ``train``."""
-        proteins = self._validation.get(split, [])
-        return LeakEntry(
-            equal_sequences=sum(digest in self._train_sequences for digest, _ in proteins),
-            same_cluster=sum(cluster in self._train_clusters for _, cluster in proteins)
-            if self._train_clusters
-            else None,
         )

@@ -14,8 +14,8 @@ from proteinlm.corpus import duplicates, equal_digests
 from proteinlm.corpus.digest_spool import LEAK_COLUMNS, NO_CLUSTER, columns_needed
 from proteinlm.corpus.duplicates import find_duplicates, find_leaks
 from proteinlm.corpus.record_set import RecordSet
-from proteinlm.corpus.splitting import LeakCheck
 from tests.corpus.digest_blocks import filled_spool
+from tests.corpus.plain_leaks import LeakCheck
 
 SPLITS = {"train": 3, "validation_iid": 0, "validation_ood": 255}
 # 64 rows are always sorted at once: with less memory than that every larger table is parted

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proteinlm.corpus.held_out import HeldOutFiles
 from proteinlm.corpus.layout import SPLITS
-from proteinlm.corpus.splitting import LeakCheck, SplittingConfig, prepare_splitter
+from proteinlm.corpus.splitting import SplittingConfig, prepare_splitter
 from proteinlm.errors import ConfigError
 from proteinlm.randomness import stream, stream_key
 from proteinlm.sequence import FastaRecord, accession, read_fasta
@@ -348,26 +348,6 @@ def test_what_cannot_go_together_is_refused(tmp_path, settings, names, message):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SplittingConfig(**settings)
-
-
-def test_leaks_are_counted_in_proteins_of_validation():
-    check = LeakCheck()
-    check.watch(b"a", 1, "train")
-    check.watch(b"b", 2, "train")
-    check.watch(b"a", 3, "validation_ood")
-    check.watch(b"a", 2, "validation_ood")
-    check.watch(b"c", 2, "validation_ood")
-    leak = check.report("validation_ood")
-    assert (leak.equal_sequences, leak.same_cluster) == (2, 2)
-    assert check.report("validation_iid").equal_sequences == 0
-
-
-def test_leaks_of_clusters_are_unknown_without_clusters():
-    check = LeakCheck()
-    check.watch(b"a", None, "train")
-    check.watch(b"a", None, "validation_iid")
-    leak = check.report("validation_iid")
-    assert (leak.equal_sequences, leak.same_cluster) == (1, None)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
