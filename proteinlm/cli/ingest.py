@@ -294,11 +294,11 @@ def _warnings(report: IngestionReport, *, is_ood_share_typed: bool) -> list[str]
         place = "are in no cluster of the table" if index.clusters.sha256 else "have no identifier of UniRef"
         warnings.append(f"{count:,} proteins {place}, so they are held out by name at most")
     warnings += _held_out_warnings(index)
+    has_table = index.clusters is not None and bool(index.clusters.sha256)
+    advice = "mend the table of clusters" if has_table else "--duplicates drop keeps one of each"
     for name, leak in index.leaks.items():
         if leak.equal_sequences:
-            warnings.append(
-                f"{leak.equal_sequences:,} proteins of {name} are also in train; mend the table of clusters"
-            )
+            warnings.append(f"{leak.equal_sequences:,} proteins of {name} are also in train; {advice}")
     return [f"warning: {warning}" for warning in warnings]
 
 

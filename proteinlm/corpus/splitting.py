@@ -156,6 +156,11 @@ class Splitter:
         self._counts = _Counts()
         self._is_matched = np.zeros(0 if held_out is None else len(held_out.listed), dtype=np.bool_)
 
+    @property
+    def may_part_equals(self) -> bool:
+        """Whether equal sequences can come to be in two splits."""
+        return self._knows_clusters or self._held_out is not None or self._config.validation_by != "sequence"
+
     def splits_of(
         self, block: RecordBlock, kept: NDArray[np.bool_]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint64] | None]:
