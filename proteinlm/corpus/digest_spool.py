@@ -49,7 +49,7 @@ def columns_needed(*, duplicates: str, has_clusters: bool, may_part_equals: bool
         has_clusters: whether clusters are known.
         may_part_equals: whether equal sequences can be in two splits; if not, nothing can leak.
     """
-    needed = DUPLICATE_COLUMNS if duplicates != "ignore" else ()
+    needed: tuple[str, ...] = DUPLICATE_COLUMNS if duplicates != "ignore" else ()
     if has_clusters or may_part_equals:
         needed += LEAK_COLUMNS if has_clusters else (*SEQUENCE_COLUMNS, PLACE)
     return tuple(dict.fromkeys(needed))

@@ -54,7 +54,7 @@ class NameRows:
     """N rows of a table, hashed.
 
     Attributes:
-        groups: uint64 (N,), xxh3_64 of each row's group, seeded.
+        groups: uint64 (N,), xxh3_64 of each row's group, seeded; of a protein by its accession.
         members: uint64 (N,), low half of the xxh3_128 of each row's member, by its accession.
     """
 

@@ -201,7 +201,10 @@ class Splitter:
             is_clustered = are_of_uniref(identifiers, offsets, rows)
         else:
             clusters, is_clustered = self._table.lookup(names)
-            clusters[~is_clustered] = hash_accessions(identifiers, offsets, rows[~is_clustered], self._ood_seed)
+            others = np.flatnonzero(~is_clustered)
+            clusters[others] = hash_accessions(identifiers, offsets, rows[others], self._ood_seed)
+            # a representative need not be among the members
+            is_clustered[others] = self._table.is_cluster(clusters[others])
         num_clustered = int(np.count_nonzero(is_clustered))
         self._counts.num_clustered += num_clustered
         self._counts.num_unclustered += len(rows) - num_clustered

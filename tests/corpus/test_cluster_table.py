@@ -103,6 +103,16 @@ def test_members_may_be_named_by_accession_or_by_identifier(tmp_path):
     assert set(_looked_up(_table(path), names).values()) == {_number("R")}
 
 
+@pytest.mark.parametrize("memory_bytes", [BUDGET, TINY])
+def test_numbers_of_clusters_are_told_from_others(random_clusters, memory_bytes):
+    representative_of, path = random_clusters
+    table = _table(path, memory_bytes=memory_bytes)
+    numbers = np.array([_number(name) for name in {*representative_of.values()}], dtype=np.uint64)
+    assert table.is_cluster(numbers).all()
+    assert not table.is_cluster(numbers + np.uint64(1)).any()
+    assert table.is_cluster(np.stack([numbers, ~numbers], axis=1).reshape(-1)).tolist() == [True, False] * len(numbers)
+
+
 def test_columns_are_chosen_by_name(tmp_path):
     path = tmp_path / "levels.tsv"
     path.write_text("uniref50\tuniref90\tmember\nU50_A\tU90_A\tA\nU50_A\tU90_A\tB\nU50_A\tU90_C\tC\n")
@@ -148,7 +158,7 @@ def test_making_leaves_nothing_but_the_arrays(random_clusters, tmp_path):
     _, path = random_clusters
     _table(path, memory_bytes=TINY)
     found = {file.name: file.stat().st_size for file in (tmp_path / f"arrays_{TINY}").iterdir()}
-    assert found.keys() == {"members.u64", "clusters.u64", "clusters.json"}
+    assert found.keys() == {"members.u64", "clusters.u64", "numbers.u64", "clusters.json"}
     assert found["members.u64"] == found["clusters.u64"] == 8 * 20_000
 
 
