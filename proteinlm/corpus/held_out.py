@@ -123,7 +123,8 @@ def read_names(path: Path, role: str, files: dict[str, HeldOutFileEntry]) -> lis
         ManifestError: if a line has more than one word, or no line has any.
     """
     digest = SourceDigest()
-    text = b"".join(read_decompressed(path, digest=digest)).decode("utf-8", errors="replace")
+    # with the mark that editors may put first, which is no part of a name
+    text = b"".join(read_decompressed(path, digest=digest)).decode("utf-8-sig", errors="replace")
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         words = line.partition("#")[0].split()

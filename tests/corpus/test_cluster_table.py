@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import lzma
 import tracemalloc
 from collections import Counter
@@ -94,6 +95,23 @@ def test_a_header_line_is_told_from_a_row(tmp_path, header):
     table = _table(path)
     assert _looked_up(table, "ABC") == {"A": _number("A"), "B": _number("A"), "C": _number("C")}
     assert (table.num_members, table.num_clusters) == (3, 2)
+
+
+@pytest.mark.parametrize("header", [b"", b"representative\tmember\n"])
+def test_the_mark_of_utf8_is_no_part_of_the_first_name(tmp_path, header):
+    path = tmp_path / "clusters.tsv"
+    path.write_bytes(codecs.BOM_UTF8 + header + b"A\tA\r\nA\tB\r\n")
+    table = _table(path)
+    assert _looked_up(table, "AB") == {"A": _number("A"), "B": _number("A")}
+    assert (table.num_members, table.num_clusters) == (2, 1)
+
+
+def test_a_table_that_is_compressed_to_a_hundredth_is_read(tmp_path):
+    path = tmp_path / "clusters.tsv.xz"
+    # so that the first piece of the file holds more text than a line may have
+    path.write_bytes(lzma.compress(b"".join(b"UniRef50_A\tM%07d\n" % number for number in range(80_000))))
+    table = _table(path)
+    assert (table.num_members, table.num_clusters) == (80_000, 1)
 
 
 def test_members_may_be_named_by_accession_or_by_identifier(tmp_path):
