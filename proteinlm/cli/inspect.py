@@ -28,7 +28,7 @@ DEFAULT_WINDOW_LENGTH = 8192
 @click.option("--verify", is_flag=True, help="Read every shard of a corpus again, as proteinlm verify does.")
 @click.option(
     "--window-length",
-    type=click.IntRange(min=8),
+    type=click.IntRange(min=8, max=(1 << 31) - 1),
     help=f"Say how full windows of this length get.  [positions; {DEFAULT_WINDOW_LENGTH} if not given]",
 )
 @click.option("--duplicates", is_flag=True, help="Read a corpus and count its exactly equal sequences.")
@@ -62,7 +62,7 @@ def _verify(path: Path) -> None:
     from proteinlm.corpus import open_corpus, verify_corpus
 
     verify_corpus(open_corpus(path), progress=TerminalProgress())
-    note(f"every shard has the sha256 that {path} says")
+    note(f"every shard has the digests that {path} says")
 
 
 def _describe(path: Path, options: CorpusOptions) -> tuple[str, Description]:

@@ -228,6 +228,12 @@ def test_verify_passes_a_whole_corpus_and_names_a_damaged_shard(inspect, tmp_pat
     assert "train-00000.h5: is damaged" in err
 
 
+def test_windows_too_short_or_too_long_are_wrong_usage(inspect, tmp_path):
+    ingest([FILES / "plain.fasta"], tmp_path / "corpus")
+    for length in (7, 1 << 31):
+        assert inspect(tmp_path / "corpus", "--window-length", str(length))[0] == 2
+
+
 def test_verify_of_anything_but_a_corpus_is_wrong_usage(inspect):
     assert inspect(FILES / "plain.fasta", "--verify")[0] == 2
 
