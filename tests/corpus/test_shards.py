@@ -12,7 +12,7 @@ import h5py
 import numpy
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest, layout, open_corpus
@@ -59,6 +59,8 @@ def _shards(folder, blocks, shard_residues):
     return split_entry([written(Path(folder), shard) for shard in full])
 
 
+# the first call compiles
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
