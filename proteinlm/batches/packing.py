@@ -20,6 +20,8 @@ from proteinlm.sequence.alphabet import CLS, EOS, PAD
 Context = Literal["isolated", "joint"]
 # int32 wherever the numbers fit, since an epoch may have hundreds of millions of proteins
 Numbers = NDArray[numpy.signedinteger]
+# positions; packing counts the room in a window in 32 bits
+LONGEST_WINDOW = (1 << 31) - 1
 SPECIAL_TOKENS: dict[Context, int] = {"isolated": 2, "joint": 1}
 
 
@@ -32,8 +34,8 @@ class PackingConfig:
     context: Context = "isolated"
 
     def __post_init__(self) -> None:
-        if self.window_length < 8:
-            raise ValueError(f"window_length is {self.window_length}; expected 8 positions or more")
+        if not 8 <= self.window_length <= LONGEST_WINDOW:
+            raise ValueError(f"window_length is {self.window_length}; expected 8 to {LONGEST_WINDOW:,} positions")
 
 
 @dataclass(frozen=True)

@@ -296,10 +296,18 @@ def _warnings(report: IngestionReport, *, is_ood_share_typed: bool) -> list[str]
     warnings += _held_out_warnings(index)
     for name, leak in index.leaks.items():
         if leak.equal_sequences:
-            warnings.append(
-                f"{leak.equal_sequences:,} proteins of {name} are also in train; mend the table of clusters"
-            )
+            warnings.append(f"{leak.equal_sequences:,} proteins of {name} are also in train; {_cure(index, name)}")
     return [f"warning: {warning}" for warning in warnings]
+
+
+def _cure(index: CorpusIndex, split: str) -> str:
+    """Return what keeps equal sequences together."""
+    from proteinlm.corpus import VALIDATION_IID
+
+    if split == VALIDATION_IID and index.settings["splitting"]["validation_by"] == "identifier":
+        return "--validation-by sequence keeps equal ones together"
+    has_table = index.clusters is not None and bool(index.clusters.sha256)
+    return "mend the table of clusters" if has_table else "hold out their equals too"
 
 
 def _held_out_warnings(index: CorpusIndex) -> list[str]:

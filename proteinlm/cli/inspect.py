@@ -28,7 +28,7 @@ DEFAULT_WINDOW_LENGTH = 8192
 @click.option("--verify", is_flag=True, help="Read every shard of a corpus again, as proteinlm verify does.")
 @click.option(
     "--window-length",
-    type=click.IntRange(min=8),
+    type=click.IntRange(min=8, max=(1 << 31) - 1),
     help=f"Say how full windows of this length get.  [positions; {DEFAULT_WINDOW_LENGTH} if not given]",
 )
 @click.option("--duplicates", is_flag=True, help="Read a corpus and count its exactly equal sequences.")
@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Say what PATH is and what it holds.
 
-    PATH is a corpus, a checkpoint, the folder of a run, a recipe or manifest (.toml), or a file of
-    sequences. --window-length and --duplicates are for a corpus, --picture is for a corpus or a
+    PATH is a corpus, a checkpoint, the folder of a run, a recipe, manifest or list of families (.toml),
+    or a file of sequences. --window-length and --duplicates are for a corpus, --picture is for a corpus or a
     file of sequences.
     """
     options = CorpusOptions(window_length or DEFAULT_WINDOW_LENGTH, duplicates, picture)
@@ -74,7 +74,10 @@ def _describe(path: Path, options: CorpusOptions) -> tuple[str, Description]:
         from proteinlm import config
         from proteinlm.corpus import is_manifest
 
-        return ("manifest", _manifest(path)) if is_manifest(config.read_table(path)) else ("recipe", _recipe(path))
+        table = config.read_table(path)
+        if "families" in table:
+            return "list of families", _families(path)
+        return ("manifest", _manifest(path)) if is_manifest(table) else ("recipe", _recipe(path))
     if str(path) != "-" and not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
     return "FASTA", describe_file(path, options)
@@ -112,6 +115,20 @@ def _manifest(path: Path) -> Description:
         else f"fetch it with: proteinlm download {path} -o {manifest.name}/",
     ]
     return config.to_table(manifest), lines
+
+
+def _families(path: Path) -> Description:
+    from proteinlm import config
+    from proteinlm.corpus.held_out import read_family_list
+
+    found = read_family_list(path)
+    lines = [
+        f"{found.name}: {found.description}",
+        f"{len(found.families):,} families of {found.database}, chosen by {found.source}",
+        *(f"{family.accession} {family.name}".rstrip() for family in found.families),
+        f"hold them out with: proteinlm ingest FILES -o corpus/ --held-out-families {path} --families TABLE",
+    ]
+    return config.to_table(found), lines
 
 
 def _amounts(file: ManifestFile) -> str:

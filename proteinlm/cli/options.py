@@ -9,6 +9,7 @@ like a value is reached as ``./mean`` or after ``--``.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,9 @@ class ByteSize(_Parameter):
             return value
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Z]*)\s*", str(value).upper())
         unit = _BYTE_UNITS.get(found[2]) if found else None
-        if found is None or unit is None or not (amount := int(float(found[1]) * unit)):
+        if found is None or unit is None or not 1 <= (amount := float(found[1]) * unit) < math.inf:
             self.fail(f"'{value}' is no amount of memory; expected a number and a unit, such as 4GiB", param, ctx)
-        return amount
+        return int(amount)
 
 
 class SpaceSeparatedOption(click.Option):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MEMBERS_FILE = "members.u64"
 _CLUSTERS_FILE = "clusters.u64"
+_NUMBERS_FILE = "numbers.u64"
 _ABOUT_FILE = "clusters.json"
 _PLAIN = ("representative", "member")
 _OPENINGS = frozenset({"representative", "cluster", "uniref50", "uniref90", "uniref100"})
@@ -57,7 +58,7 @@ class _About:
 
 
 class ClusterTable:
-    """Clusters by number: the number of a cluster is the seeded xxh3_64 of its representative's name.
+    """Clusters by number: the number of a cluster is the seeded xxh3_64 of its representative's accession.
 
     Attributes:
         num_bytes: size of the file that it was made of.
@@ -73,7 +74,8 @@ class ClusterTable:
         self.num_members = about.num_members
         self.num_clusters = about.num_clusters
         self.largest = np.array(about.largest, dtype=np.uint64)
-        self._members, self._clusters = (_Column(folder / name) for name in (_MEMBERS_FILE, _CLUSTERS_FILE))
+        files = (_MEMBERS_FILE, _CLUSTERS_FILE, _NUMBERS_FILE)
+        self._members, self._clusters, self._numbers = (_Column(folder / name) for name in files)
         # a table within the budget may stay mapped; of a larger one, pages are let go after so many queries
         self._is_large = 16 * about.num_members > memory_bytes
         self._most_queries = memory_bytes // _BYTES_OF_A_QUERY
@@ -102,12 +104,21 @@ class ClusterTable:
             self._let_go(len(names))
         return clusters, is_known
 
+    def is_cluster(self, numbers: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Say which numbers (K,) are those of clusters of the table."""
+        order = np.argsort(numbers)
+        found = np.empty(len(numbers), dtype=np.bool_)
+        found[order] = is_in(numbers[order], self._numbers.values)
+        self._let_go(len(numbers))
+        return found
+
     def _let_go(self, num_queries: int) -> None:
         self._num_queries += num_queries
         if self._is_large and self._num_queries > self._most_queries:
             self._num_queries = 0
             self._members.let_go()
             self._clusters.let_go()
+            self._numbers.let_go()
 
 
 class _Column:
@@ -153,6 +164,9 @@ def cluster_table(path: Path, folder: Path, config: ClusterTableConfig, *, memor
 
 def _finished(path: Path, folder: Path, config: ClusterTableConfig) -> _About | None:
     """Return what is known of the table in ``folder``, if it is of the same file and settings."""
+    if not (folder / _NUMBERS_FILE).exists():
+        # of an earlier version
+        return None
     try:
         table = json.loads((folder / _ABOUT_FILE).read_text())
         state = path.stat()
@@ -178,7 +192,7 @@ def _build(path: Path, folder: Path, config: ClusterTableConfig, memory_bytes: i
     num_members, doubtful = _write_columns(folder, rows, numbers)
     if len(doubtful):
         _refuse_two_clusters(path, config, doubtful)
-    num_clusters, sure, tied = _largest(numbers, config.num_largest)
+    num_clusters, sure, tied = _largest(folder, numbers, config.num_largest)
     largest = np.concatenate([sure, _first_by_name(path, config, tied, config.num_largest - len(sure))])
     return _About(
         config=config,
@@ -224,22 +238,28 @@ def _refuse_two_clusters(path: Path, config: ClusterTableConfig, members: NDArra
     for batch in _read(path, config):
         rows = np.flatnonzero(is_in(batch.members, members))
         for row, (group, member) in zip(rows.tolist(), batch.names(rows), strict=True):
-            if first.setdefault(accession(member), group) != group:
+            if first.setdefault(accession(member), accession(group)) != accession(group):
                 raise ManifestError(f"{path}:{batch.line(row)}: '{member}' is in the clusters of two representatives")
 
 
-def _largest(numbers: PartitionedRows, most: int) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return the number of clusters, those surely among the ``most`` largest, and those as large as the last."""
+def _largest(folder: Path, numbers: PartitionedRows, most: int) -> tuple[int, NDArray[np.uint64], NDArray[np.uint64]]:
+    """Write the numbers of the clusters in order, and look for the largest.
+
+    Returns:
+        how many clusters there are, those surely among the ``most`` largest, and those as large as the last.
+    """
     num_clusters = 0
     clusters, sizes = np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64)
-    for part in numbers.partitions():
-        found, counts = np.unique(part[:, 0], return_counts=True)
-        num_clusters += len(found)
-        if most:
-            clusters, sizes = np.concatenate([clusters, found]), np.concatenate([sizes, counts])
-            if len(sizes) > most:
-                last = np.partition(sizes, -most)[-most]
-                clusters, sizes = clusters[sizes >= last], sizes[sizes >= last]
+    with (folder / _NUMBERS_FILE).open("wb") as file:
+        for part in numbers.partitions():
+            found, counts = np.unique(part[:, 0], return_counts=True)
+            found.tofile(file)
+            num_clusters += len(found)
+            if most:
+                clusters, sizes = np.concatenate([clusters, found]), np.concatenate([sizes, counts])
+                if len(sizes) > most:
+                    last = np.partition(sizes, -most)[-most]
+                    clusters, sizes = clusters[sizes >= last], sizes[sizes >= last]
     if len(sizes) <= most:
         return num_clusters, clusters, clusters[:0]
     is_sure = sizes > sizes.min()
@@ -255,7 +275,7 @@ def _first_by_name(path: Path, config: ClusterTableConfig, tied: NDArray[np.uint
     for batch in _read(path, config):
         rows = np.flatnonzero(is_in(batch.groups, tied))
         numbers, places = np.unique(batch.groups[rows], return_index=True)
-        groups = (group for group, _ in batch.names(rows[places]))
+        groups = (accession(group) for group, _ in batch.names(rows[places]))
         number_of.update(zip(groups, numbers.tolist(), strict=True))
         if len(number_of) > 2 * most + _TIED_NAMES:
             number_of = {name: number_of[name] for name in heapq.nsmallest(most, number_of)}

@@ -82,7 +82,9 @@ class CorpusBuilder:
             for split in splitter.splits
         ]
         self._files = OpenShardFiles(folder.open_shards)
-        self._columns = columns_needed(duplicates=screening.duplicates, has_clusters=has_clusters)
+        self._columns = columns_needed(
+            duplicates=screening.duplicates, has_clusters=has_clusters, may_part_equals=splitter.may_part_equals
+        )
         self._substitutions: Counter[str] = Counter()
         self._num_shards = 0
         self.shards: list[WrittenShard] = []

@@ -41,17 +41,18 @@ _LINE_BITS = 48
 _WRITE_BYTES = 1 << 18
 
 
-def columns_needed(*, duplicates: str, has_clusters: bool) -> tuple[str, ...]:
+def columns_needed(*, duplicates: str, has_clusters: bool, may_part_equals: bool) -> tuple[str, ...]:
     """Return the columns that a corpus needs.
-
-    Equal sequences have one split unless clusters part them, so without clusters nothing leaks.
 
     Args:
         duplicates: as in ``ScreeningConfig``.
         has_clusters: whether clusters are known.
+        may_part_equals: whether equal sequences can be in two splits; if not, nothing can leak.
     """
-    needed = DUPLICATE_COLUMNS if duplicates != "ignore" else ()
-    return tuple(dict.fromkeys(needed + LEAK_COLUMNS)) if has_clusters else needed
+    needed: tuple[str, ...] = DUPLICATE_COLUMNS if duplicates != "ignore" else ()
+    if has_clusters or may_part_equals:
+        needed += LEAK_COLUMNS if has_clusters else (*SEQUENCE_COLUMNS, PLACE)
+    return tuple(dict.fromkeys(needed))
 
 
 class DigestSpool:

@@ -94,14 +94,7 @@ def _records(sequences: SequenceSet, source: str, line_width: int, progress: Pro
         residues = sequences.tokens(number).tobytes().translate(_LETTERS)
         if _NO_RESIDUE in residues:
             raise ShardError(f"{source}: sequence {number:,} holds a token that is no residue; run proteinlm verify")
-        yield f">{_identifier(sequences, source, number)}\n".encode()
+        yield f">{sequences.identifier(number)}\n".encode()
         width = line_width or len(residues) or 1
         yield b"".join([residues[start : start + width] + b"\n" for start in range(0, len(residues), width)])
         progress.advance(len(residues))
-
-
-def _identifier(sequences: SequenceSet, source: str, number: int) -> str:
-    try:
-        return sequences.identifier(number)
-    except UnicodeDecodeError as error:
-        raise ShardError(f"{source}: the identifier of sequence {number:,} is damaged; run proteinlm verify") from error

@@ -123,7 +123,8 @@ def read_names(path: Path, role: str, files: dict[str, HeldOutFileEntry]) -> lis
         ManifestError: if a line has more than one word, or no line has any.
     """
     digest = SourceDigest()
-    text = b"".join(read_decompressed(path, digest=digest)).decode("utf-8", errors="replace")
+    # with the mark that editors may put first, which is no part of a name
+    text = b"".join(read_decompressed(path, digest=digest)).decode("utf-8-sig", errors="replace")
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         words = line.partition("#")[0].split()
@@ -144,14 +145,23 @@ def read_families(path: Path, files: dict[str, HeldOutFileEntry]) -> list[str]:
     """
     if path.suffix != ".toml":
         return read_names(path, FAMILIES, files)
-    try:
-        found = config.parse(FamilyList, config.read_table(path), source=str(path))
-    except ConfigError as error:
-        raise ManifestError(str(error)) from error
+    found = read_family_list(path)
     digest = SourceDigest()
     digest.update(path.read_bytes())
     files[FAMILIES] = HeldOutFileEntry(num_bytes=digest.num_bytes, sha256=digest.sha256)
     return [family.accession for family in found.families]
+
+
+def read_family_list(path: Path) -> FamilyList:
+    """Read a list of families in TOML.
+
+    Raises:
+        ManifestError: lists every field that is missing, unknown or wrong.
+    """
+    try:
+        return config.parse(FamilyList, config.read_table(path), source=str(path))
+    except ConfigError as error:
+        raise ManifestError(str(error)) from error
 
 
 def _members(

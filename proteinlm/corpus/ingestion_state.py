@@ -21,7 +21,7 @@ from proteinlm.corpus.work_folder import UnusableWorkError, WorkFolder, work_fol
 from proteinlm.errors import ConfigError
 
 # changes when an older state would be gone on with wrongly
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -100,7 +100,7 @@ class ScreeningEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClustersEntry:
-    """The clusters that held proteins out; ``num_unclustered`` proteins are in none.
+    """The clusters that held proteins out; ``num_unclustered`` proteins, dropped duplicates too, are in none.
 
     Where the identifiers tell the clusters there is no file: its size and digest are 0 and empty, and
     ``num_clusters`` counts the proteins whose identifier tells one.
@@ -122,13 +122,16 @@ class HeldOutFileEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOutEntry:
-    """What was held out by name, and why: each protein is counted at the first rule that holds it out."""
+    """What was held out by name, and why: each protein is counted at the first rule that holds it out.
+
+    Proteins are those that screening keeps, with those that are dropped afterwards as duplicates.
+    """
 
     files: Mapping[str, HeldOutFileEntry]  # by role: held_out, held_out_families, families
     num_names: int  # on the list, each once
-    num_unmatched: int  # of them, those that no protein of the corpus has
+    num_unmatched: int  # of them, those that no protein has
     families: Mapping[str, int]  # proteins of each held-out family in the table of families
-    num_listed: int  # proteins of the corpus held out by the list
+    num_listed: int  # proteins held out by the list
     num_of_families: int  # by their family
     num_relatives: int  # because their cluster has a member that is to be held out by name
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,7 @@ class NameRows:
     """N rows of a table, hashed.
 
     Attributes:
-        groups: uint64 (N,), xxh3_64 of each row's group, seeded.
+        groups: uint64 (N,), xxh3_64 of each row's group, seeded; of a protein by its accession.
         members: uint64 (N,), low half of the xxh3_128 of each row's member, by its accession.
     """
 
@@ -106,9 +108,10 @@ def read_name_rows(
 
 
 def _texts(path: Path, first: bytes, pieces: Iterator[bytes]) -> Iterator[RowText]:
-    """Yield whole lines, holding one piece of the file."""
-    unfinished, line = first, 1
-    for piece in pieces:
+    """Yield whole lines, holding one piece of the file; a mark of UTF-8 at its beginning is left out."""
+    unfinished, line = b"", 1
+    # the mark would make another name of the first
+    for piece in chain([first.removeprefix(codecs.BOM_UTF8)], pieces):
         if len(unfinished) > _LONGEST_LINE:
             raise ManifestError(f"{path}:{line}: has over {_LONGEST_LINE:,} bytes in one line; expected a table")
         *whole, unfinished = (unfinished + piece).rsplit(b"\n", 1)
@@ -118,8 +121,7 @@ def _texts(path: Path, first: bytes, pieces: Iterator[bytes]) -> Iterator[RowTex
             yield RowText(text, range(line, end))
             line = end
     if unfinished:
-        text = unfinished if unfinished.endswith(b"\n") else unfinished + b"\n"
-        yield RowText(text, range(line, line + text.count(b"\n")))
+        yield RowText(unfinished + b"\n", range(line, line + 1))
 
 
 def _columns(path: Path, kind: TableKind, first_line: bytes) -> _Columns:

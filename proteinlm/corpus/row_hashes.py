@@ -30,8 +30,8 @@ def hash_rows(
         seed: of the groups' hash.
 
     Returns:
-        uint64 (N,), xxh3_64 of the groups, and uint64 (N,), low half of the xxh3_128 of the members'
-        accessions. Where N is below the number of lines, the next row is not as it must be.
+        uint64 (N,), xxh3_64 of the groups' accessions, and uint64 (N,), low half of the xxh3_128 of the
+        members' accessions. Where N is below the number of lines, the next row is not as it must be.
     """
     num_rows = int(np.count_nonzero(text == _LINE_FEED))
     groups, members = np.empty(num_rows, dtype=np.uint64), np.empty(num_rows, dtype=np.uint64)
@@ -64,6 +64,7 @@ def _hash_rows(text: Any, num_columns: Any, group: Any, member: Any, seed: Any, 
             position += 1
         if column != num_columns or group_start == group_end or member_start == member_end:
             return row
+        group_start, group_end = _accession(text, group_start, group_end)
         groups[row] = xxh3_64(text, group_start, group_end, seed)
         member_start, member_end = _accession(text, member_start, member_end)
         members[row] = xxh3_128(text, member_start, member_end)[0]

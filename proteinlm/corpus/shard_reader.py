@@ -199,10 +199,19 @@ class SequenceSet:
         return view
 
     def identifier(self, number: int) -> str:
-        """Return the first word of the header of a sequence."""
+        """Return the first word of the header of a sequence.
+
+        Raises:
+            ShardError: if it is no text, because the shard is damaged.
+        """
         shard, place = self._locate(number)
         start, end = shard[layout.IDENTIFIER_OFFSETS_DATASET][place : place + 2].tolist()
-        return shard[layout.IDENTIFIERS_DATASET][start:end].tobytes().decode()
+        try:
+            return shard[layout.IDENTIFIERS_DATASET][start:end].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise ShardError(
+                f"{shard.path}: the identifier of sequence {place:,} is damaged; run proteinlm verify"
+            ) from error
 
     def by_shard(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
         """Yield the residues of each shard, uint8[R], and the offsets of its sequences, int64[N + 1]; views."""

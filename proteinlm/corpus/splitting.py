@@ -156,6 +156,11 @@ class Splitter:
         self._counts = _Counts()
         self._is_matched = np.zeros(0 if held_out is None else len(held_out.listed), dtype=np.bool_)
 
+    @property
+    def may_part_equals(self) -> bool:
+        """Whether equal sequences can come to be in two splits."""
+        return self._knows_clusters or self._held_out is not None or self._config.validation_by != "sequence"
+
     def splits_of(
         self, block: RecordBlock, kept: NDArray[np.bool_]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint64] | None]:
@@ -196,7 +201,10 @@ class Splitter:
             is_clustered = are_of_uniref(identifiers, offsets, rows)
         else:
             clusters, is_clustered = self._table.lookup(names)
-            clusters[~is_clustered] = hash_accessions(identifiers, offsets, rows[~is_clustered], self._ood_seed)
+            others = np.flatnonzero(~is_clustered)
+            clusters[others] = hash_accessions(identifiers, offsets, rows[others], self._ood_seed)
+            # a representative need not be among the members
+            is_clustered[others] = self._table.is_cluster(clusters[others])
         num_clustered = int(np.count_nonzero(is_clustered))
         self._counts.num_clustered += num_clustered
         self._counts.num_unclustered += len(rows) - num_clustered

@@ -6,13 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from proteinlm.corpus.digest_spool import SEQUENCE_COLUMNS, DigestSpool
-from proteinlm.corpus.duplicates import find_equal_sequences
 from proteinlm.corpus.layout import LeakEntry
 from proteinlm.corpus.shard_reader import Corpus, SequenceSet
 from proteinlm.progress import SILENT, Progress
@@ -142,27 +139,6 @@ def summarise_corpus(corpus: Corpus) -> CorpusSummary:
         noted=index.screening.noted,
         substitutions=index.substitutions,
     )
-
-
-def count_duplicates(corpus: Corpus, *, memory_bytes: int) -> int:
-    """Return how many sequences are equal to an earlier one, in any split; reads every shard.
-
-    Args:
-        corpus: its splits are taken one after the other.
-        memory_bytes: how much memory to use, roughly; 16 bytes for each sequence are written to a
-            temporary folder.
-
-    Raises:
-        ShardError: if a shard is missing or damaged.
-    """
-    from proteinlm.sequence.xxh3 import digests
-
-    with TemporaryDirectory() as folder:
-        with DigestSpool(Path(folder), columns=SEQUENCE_COLUMNS) as spool:
-            for split in corpus.splits:
-                for tokens, offsets in corpus.sequences(split).by_shard():
-                    spool.append_sequences(digests(tokens, offsets))
-        return len(find_equal_sequences(spool, memory_bytes=memory_bytes))
 
 
 def summarise_fasta(paths: Iterable[Path | str], *, progress: Progress = SILENT) -> FastaSummary:

@@ -79,6 +79,10 @@ class _Reader:
             self._parser.Parse(piece, is_last)
         except expat.ExpatError as error:
             raise ManifestError(f"{self._path}:{error.lineno}: is damaged or cut off XML ({error})") from error
+        except (LookupError, ValueError) as error:
+            raise ManifestError(
+                f"{self._path}: is XML in an encoding that cannot be read ({error}); expected UTF-8"
+            ) from error
         if len(self._rows) >= _ROWS or (is_last and self._rows):
             yield RowText("".join(self._rows).encode(), self._lines)
             self._rows, self._lines = [], []

@@ -30,6 +30,12 @@ class Proteins:
 lengths = st.lists(st.integers(1, 90), min_size=1, max_size=60)
 
 
+@pytest.mark.parametrize("window_length", [-1, 7, 1 << 31])
+def test_windows_that_packing_cannot_fill_are_refused(window_length):
+    with pytest.raises(ValueError, match="expected 8 to 2,147,483,647 positions"):
+        PackingConfig(window_length=window_length)
+
+
 # the first call compiles
 @settings(deadline=None)
 @given(lengths, st.integers(8, 40), st.sampled_from(["isolated", "joint"]))
@@ -102,11 +108,6 @@ def test_no_proteins_make_no_windows():
     for context in ("isolated", "joint"):
         plan = plan_windows(numpy.zeros(0, dtype=numpy.int64), PackingConfig(context=context))
         assert plan.num_windows == 0
-
-
-def test_window_of_fewer_than_eight_positions_is_refused():
-    with pytest.raises(ValueError, match="expected 8 positions or more"):
-        PackingConfig(window_length=7)
 
 
 @pytest.fixture(scope="module")

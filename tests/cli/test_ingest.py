@@ -256,6 +256,27 @@ def test_proteins_are_held_out_by_list_family_and_cluster(proteinlm, tmp_path):
     assert corpus.index.held_out.files.keys() == {"held_out", "held_out_families", "families"}
 
 
+@pytest.mark.parametrize(
+    ("words", "cure"),
+    [
+        ("--validation-by identifier --validation-share 0.5", "--validation-by sequence keeps equal ones together"),
+        ("--held-out list.txt --validation-share 0", "hold out their equals too"),
+        ("--clusters clusters.tsv --validation-share 0 --ood-share 0.5", "mend the table of clusters"),
+    ],
+)
+@pytest.mark.parametrize("duplicates", ["count", "ignore"])
+def test_a_warning_of_equal_sequences_says_what_keeps_them_together(
+    proteinlm, tmp_path, monkeypatch, words, cure, duplicates
+):
+    monkeypatch.chdir(tmp_path)
+    _write(tmp_path / "equal.fasta", "".join(f">P{number}\nMKTAYIAKQR\n" for number in range(20)))
+    _write(tmp_path / "list.txt", "P3\n")
+    _write(tmp_path / "clusters.tsv", "".join(f"P{number}\tP{number}\n" for number in range(20)))
+    code, _, err = proteinlm("ingest", "equal.fasta", "-o", "corpus", *words.split(), "--duplicates", duplicates)
+    assert code == 0, err
+    assert f"are also in train; {cure}" in err
+
+
 def test_a_typed_share_takes_the_place_of_the_largest_clusters_of_a_manifest(proteinlm, tmp_path, project_root):
     manifest = project_root / "data_manifests" / "uniprotkb_sample.toml"
     proteinlm("ingest", "--manifest", manifest, "-o", tmp_path / "corpus", "--ood-share", "0.05")

@@ -172,6 +172,19 @@ def test_a_manifest_is_told_from_a_recipe(inspect, project_root):
     assert "CC BY 4.0" in out
 
 
+def test_a_list_of_families_is_told_from_a_recipe(inspect, project_root, tmp_path):
+    path = project_root / "data_manifests" / "performer_pfam_families.toml"
+    code, out, _ = inspect(path)
+    assert code == 0
+    assert "list of families" in out
+    assert "20 families of Pfam" in out
+    assert "PF04680 OGFr_III" in out
+    assert len(json.loads(inspect(path, "--json")[1])["families"]) == 20
+    (tmp_path / "odd.toml").write_text(f"colour = 1\n{path.read_text()}")
+    code, _, err = inspect(tmp_path / "odd.toml")
+    assert (code, err.count("no such setting")) == (1, 1)
+
+
 def test_a_checkpoint_says_its_size_step_and_settings(inspect, checkpoint):
     code, out, _ = inspect(checkpoint)
     assert code == 0
@@ -226,6 +239,12 @@ def test_verify_passes_a_whole_corpus_and_names_a_damaged_shard(inspect, tmp_pat
     code, out, err = inspect(tmp_path / "corpus", "--verify")
     assert (code, out) == (1, "")
     assert "train-00000.h5: is damaged" in err
+
+
+def test_windows_too_short_or_too_long_are_wrong_usage(inspect, tmp_path):
+    ingest([FILES / "plain.fasta"], tmp_path / "corpus")
+    for length in (7, 1 << 31):
+        assert inspect(tmp_path / "corpus", "--window-length", str(length))[0] == 2
 
 
 def test_verify_of_anything_but_a_corpus_is_wrong_usage(inspect):

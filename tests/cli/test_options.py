@@ -66,6 +66,19 @@ def test_unknown_value_is_wrong_usage():
         read("--include", "a.fasta")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1", 1), ("1.5 KiB", 1536), ("2gb", 2_000_000_000), ("3T", 3 << 40), ("4MiB", 4 << 20)]
+)
+def test_amounts_of_memory_have_units(text, expected):
+    assert ByteSize().convert(text, None, None) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.5", "-1", "4XB", "1e3", "nan", "9" * 400])
+def test_what_is_no_amount_of_memory_is_wrong_usage(text):
+    with pytest.raises(click.BadParameter, match="is no amount of memory"):
+        ByteSize().convert(text, None, None)
+
+
 def test_missing_value_is_wrong_usage():
     with pytest.raises(click.UsageError, match="requires an argument"):
         read("a.fasta", "--include")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import lzma
 import tracemalloc
 from collections import Counter
@@ -96,11 +97,38 @@ def test_a_header_line_is_told_from_a_row(tmp_path, header):
     assert (table.num_members, table.num_clusters) == (3, 2)
 
 
+@pytest.mark.parametrize("header", [b"", b"representative\tmember\n"])
+def test_the_mark_of_utf8_is_no_part_of_the_first_name(tmp_path, header):
+    path = tmp_path / "clusters.tsv"
+    path.write_bytes(codecs.BOM_UTF8 + header + b"A\tA\r\nA\tB\r\n")
+    table = _table(path)
+    assert _looked_up(table, "AB") == {"A": _number("A"), "B": _number("A")}
+    assert (table.num_members, table.num_clusters) == (2, 1)
+
+
+def test_a_table_that_is_compressed_to_a_hundredth_is_read(tmp_path):
+    path = tmp_path / "clusters.tsv.xz"
+    # so that the first piece of the file holds more text than a line may have
+    path.write_bytes(lzma.compress(b"".join(b"UniRef50_A\tM%07d\n" % number for number in range(80_000))))
+    table = _table(path)
+    assert (table.num_members, table.num_clusters) == (80_000, 1)
+
+
 def test_members_may_be_named_by_accession_or_by_identifier(tmp_path):
     path = tmp_path / "clusters.tsv"
     path.write_text("R\tP1\nR\tsp|P2|NAME\nR\ttr|P3|NAME|X\nR\tUniRef90_P4\n")
     names = ["P1", "P2", "tr|P3|NAME|X", "UniRef90_P4"]
     assert set(_looked_up(_table(path), names).values()) == {_number("R")}
+
+
+@pytest.mark.parametrize("memory_bytes", [BUDGET, TINY])
+def test_numbers_of_clusters_are_told_from_others(random_clusters, memory_bytes):
+    representative_of, path = random_clusters
+    table = _table(path, memory_bytes=memory_bytes)
+    numbers = np.array([_number(name) for name in {*representative_of.values()}], dtype=np.uint64)
+    assert table.is_cluster(numbers).all()
+    assert not table.is_cluster(numbers + np.uint64(1)).any()
+    assert table.is_cluster(np.stack([numbers, ~numbers], axis=1).reshape(-1)).tolist() == [True, False] * len(numbers)
 
 
 def test_columns_are_chosen_by_name(tmp_path):
@@ -148,7 +176,7 @@ def test_making_leaves_nothing_but_the_arrays(random_clusters, tmp_path):
     _, path = random_clusters
     _table(path, memory_bytes=TINY)
     found = {file.name: file.stat().st_size for file in (tmp_path / f"arrays_{TINY}").iterdir()}
-    assert found.keys() == {"members.u64", "clusters.u64", "clusters.json"}
+    assert found.keys() == {"members.u64", "clusters.u64", "numbers.u64", "clusters.json"}
     assert found["members.u64"] == found["clusters.u64"] == 8 * 20_000
 
 

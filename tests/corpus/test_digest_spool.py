@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from proteinlm.corpus.digest_spool import (
+    CLUSTER,
     DUPLICATE_COLUMNS,
     LEAK_COLUMNS,
     NO_CLUSTER,
@@ -87,16 +88,17 @@ def test_a_new_spool_forgets_what_lay_there(spool):
 
 
 @pytest.mark.parametrize(
-    ("duplicates", "has_clusters", "expected"),
+    ("duplicates", "has_clusters", "may_part", "expected"),
     [
-        ("count", False, set(DUPLICATE_COLUMNS)),
-        ("drop", True, {*DUPLICATE_COLUMNS, *LEAK_COLUMNS}),
-        ("ignore", True, set(LEAK_COLUMNS)),
-        ("ignore", False, set()),
+        ("count", False, False, set(DUPLICATE_COLUMNS)),
+        ("drop", True, True, {*DUPLICATE_COLUMNS, *LEAK_COLUMNS}),
+        ("ignore", True, True, set(LEAK_COLUMNS)),
+        ("ignore", False, True, {*LEAK_COLUMNS} - {CLUSTER}),
+        ("ignore", False, False, set()),
     ],
 )
-def test_only_what_will_be_looked_at_is_written(tmp_path, duplicates, has_clusters, expected):
-    columns = columns_needed(duplicates=duplicates, has_clusters=has_clusters)
+def test_only_what_will_be_looked_at_is_written(tmp_path, duplicates, has_clusters, may_part, expected):
+    columns = columns_needed(duplicates=duplicates, has_clusters=has_clusters, may_part_equals=may_part)
     clusters = np.array([4, NO_CLUSTER], dtype=np.uint64) if has_clusters else None
     with DigestSpool(tmp_path, columns=columns) as spool:
         spool.append(BLOCK, KEPT, np.array([0, 0], dtype=np.uint8), np.array([0, 1]), 0, clusters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import tracemalloc
 
@@ -31,6 +32,12 @@ def test_a_list_has_one_name_a_line_and_comments(tmp_path):
     found = read_held_out(HeldOutFiles(names=path))
     assert found.listed.tolist() == name_hashes(["P1", "P2", "UniRef50_X"]).tolist()
     assert (found.files["held_out"].num_bytes, len(found.members), found.families) == (path.stat().st_size, 0, {})
+
+
+def test_the_mark_of_utf8_is_no_part_of_the_first_name(tmp_path):
+    (tmp_path / "list.txt").write_bytes(codecs.BOM_UTF8 + b"P1\r\nP2\r\n")
+    found = read_held_out(HeldOutFiles(names=tmp_path / "list.txt"))
+    assert found.list_names == {"P1", "P2"}
 
 
 @pytest.mark.parametrize(

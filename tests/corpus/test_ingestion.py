@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest, ingest_manifest, open_corpus
+from proteinlm.corpus import HeldOutFiles, IngestionConfig, SplittingConfig, ingest, ingest_manifest, open_corpus
 from proteinlm.errors import FastaError, OutputError
 from proteinlm.sequence import FastaConfig, ScreeningConfig, accession, decode, read_fasta
 
@@ -117,6 +117,25 @@ def test_proteins_outside_the_clusters_are_counted_and_not_held_out(write_fasta,
     assert index.clusters.num_unclustered == 1
     assert index.splits["validation_ood"].num_sequences == 1
     assert index.splits["train"].num_sequences == 1
+
+
+@pytest.mark.parametrize("duplicates", ["count", "ignore"])
+@pytest.mark.parametrize("rule", ["identifier", "list"])
+def test_equal_sequences_that_names_part_are_counted_whatever_is_done_with_duplicates(
+    write_fasta, tmp_path, duplicates, rule
+):
+    proteins = write_fasta([(f"p{number}", "MKV" if number % 2 else "MKVL" + "A" * number) for number in range(40)])
+    (tmp_path / "list.txt").write_text("p3\n")
+    by_name = SplittingConfig(validation_share=0.5, validation_by="identifier")
+    splitting = by_name if rule == "identifier" else SplittingConfig(validation_share=0)
+    config = IngestionConfig(splitting=splitting, screening=ScreeningConfig(duplicates=duplicates))
+    held_out = HeldOutFiles(names=tmp_path / "list.txt") if rule == "list" else None
+    corpus = open_corpus(ingest([proteins], tmp_path / "corpus", config=config, held_out=held_out).path)
+    texts = [(split, text) for split, _, text in _all_sequences(corpus)]
+    in_train = {text for split, text in texts if split == "train"}
+    expected = {name: sum(text in in_train for split, text in texts if split == name) for name in corpus.index.leaks}
+    assert {name: leak.equal_sequences for name, leak in corpus.index.leaks.items()} == expected
+    assert sum(expected.values()) > 0
 
 
 @pytest.mark.parametrize("name", ["empty", "digit_in_sequence", "utf16"])

@@ -16,6 +16,15 @@ def test_each_repeat_of_an_earlier_sequence_counts_once(write_fasta, tmp_path):
     assert sum(count_repeats(open_corpus(corpus)).values()) == 3
 
 
+@pytest.mark.parametrize("shard_residues", [1, 1 << 20], ids=["a shard for each sequence", "one shard"])
+def test_repeats_are_counted_over_all_shards(write_fasta, tmp_path, shard_residues):
+    proteins = [(f"p{number}", "MKTAYIAKQR"[: 1 + number % 7] + "W" * (number % 2)) for number in range(60)]
+    config = IngestionConfig(shard_residues=shard_residues)
+    report = ingest([write_fasta(proteins)], tmp_path / "corpus", config=config)
+    expected = len(proteins) - len({residues for _, residues in proteins})
+    assert sum(count_repeats(open_corpus(report.path), memory_bytes=1).values()) == expected
+
+
 def test_repeats_are_of_the_split_that_comes_later(write_fasta, tmp_path):
     records = [(f"p{number}", "ACDEFGHIKLMNPQRSTVWY"[: 3 + number % 17]) for number in range(100)]
     config = IngestionConfig(splitting=SplittingConfig(validation_share=0.4))

@@ -12,7 +12,7 @@ import h5py
 import numpy
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest, layout, open_corpus
@@ -59,6 +59,8 @@ def _shards(folder, blocks, shard_residues):
     return split_entry([written(Path(folder), shard) for shard in full])
 
 
+# the first call compiles
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -308,3 +310,13 @@ def test_clusters_of_another_type_are_refused(corpus):
     _add_clusters(corpus, [numbers.astype(numpy.float64) for numbers in _numbers(corpus)])
     with pytest.raises(ShardError, match=r"dataset 'clusters' is not flat, contiguous <u8"):
         corpus.sequences("train")
+
+
+def test_an_identifier_that_is_no_text_is_damage(write_fasta, tmp_path):
+    path = ingest([write_fasta([("first", "MKV"), ("second", "MKVL")])], tmp_path / "corpus").path
+    with h5py.File(path / "train-00000.h5", "r+") as file:
+        file["identifiers"][6] = 0xFF
+    sequences = open_corpus(path).sequences("train")
+    assert sequences.identifier(0) == "first"
+    with pytest.raises(ShardError, match=r"train-00000\.h5: the identifier of sequence 1 is damaged"):
+        sequences.identifier(1)

@@ -126,6 +126,25 @@ def test_a_protein_in_no_cluster_has_one_of_its_own_and_is_counted(world, tmp_pa
     )
 
 
+@pytest.mark.parametrize("largest_clusters", [0, 9])
+@pytest.mark.parametrize("spelling", ["R{}", "sp|R{}|NAME"])
+def test_a_representative_is_in_its_cluster_though_no_row_says_so(tmp_path, spelling, largest_clusters):
+    pairs = [(number, f"M{number}_{member}") for number in range(60) for member in range(1 + number % 3)]
+    path = tmp_path / "clusters.tsv"
+    path.write_text("".join(f"{spelling.format(number)}\t{member}\n" for number, member in pairs))
+    config = SplittingConfig(validation_share=0.2, ood_share=0.3, largest_clusters=largest_clusters)
+    splitter = prepare_splitter(config, tmp_path / "arrays", clusters=path)
+    records = [_record(f"tr|R{number}|OTHER", LETTERS[: number % 19 + 1]) for number in range(60)]
+    found = _splits(splitter, records + [_record(member) for _, member in pairs])
+    held_out = {cluster for split, cluster in found.values() if split == "validation_ood"}
+    assert len(held_out) == 9 if largest_clusters else held_out
+    for number, member in pairs:
+        representative = found[f"tr|R{number}|OTHER"]
+        assert representative[1] == found[member][1]
+        assert (representative[0] == "validation_ood") == (representative[1] in held_out)
+    assert splitter.clusters_entry().num_unclustered == 0
+
+
 @pytest.mark.parametrize("validation_by", ["sequence", "identifier", "cluster"])
 def test_a_protein_keeps_its_split_when_others_come_and_go(world, tmp_path, validation_by):
     records, _, table = world
@@ -349,26 +368,6 @@ def test_what_cannot_go_together_is_refused(tmp_path, settings, names, message):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SplittingConfig(**settings)
-
-
-def test_leaks_are_counted_in_proteins_of_validation():
-    check = LeakCheck()
-    check.watch(b"a", 1, "train")
-    check.watch(b"b", 2, "train")
-    check.watch(b"a", 3, "validation_ood")
-    check.watch(b"a", 2, "validation_ood")
-    check.watch(b"c", 2, "validation_ood")
-    leak = check.report("validation_ood")
-    assert (leak.equal_sequences, leak.same_cluster) == (2, 2)
-    assert check.report("validation_iid").equal_sequences == 0
-
-
-def test_leaks_of_clusters_are_unknown_without_clusters():
-    check = LeakCheck()
-    check.watch(b"a", None, "train")
-    check.watch(b"a", None, "validation_iid")
-    leak = check.report("validation_iid")
-    assert (leak.equal_sequences, leak.same_cluster) == (1, None)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proteinlm.corpus import IngestionConfig, ingest, open_corpus, summarise_corpus, summarise_fasta
-from proteinlm.corpus.summary import count_duplicates, summarise_sequences
+from proteinlm.corpus import summarise_corpus, summarise_fasta
+from proteinlm.corpus.summary import summarise_sequences
 from proteinlm.sequence import encode
 
 FILES = Path(__file__).parent.parent / "data" / "fasta"
@@ -77,12 +77,3 @@ def test_what_ingest_would_drop_is_in_no_number_of_the_summary(tmp_path):
     assert (summary.sequences.num_sequences, summary.sequences.num_residues) == (2, 7)
     assert (summary.sequences.shortest, summary.sequences.ambiguous) == (3, 0)
     assert summary.substitutions == {"lower case": 4}
-
-
-@pytest.mark.parametrize("shard_residues", [1, 1 << 20], ids=["a shard for each sequence", "one shard"])
-def test_duplicates_of_a_corpus_are_counted_over_all_shards(write_fasta, tmp_path, shard_residues):
-    proteins = [(f"p{number}", "MKTAYIAKQR"[: 1 + number % 7] + "W" * (number % 2)) for number in range(60)]
-    config = IngestionConfig(shard_residues=shard_residues)
-    report = ingest([write_fasta(proteins)], tmp_path / "corpus", config=config)
-    expected = len(proteins) - len({residues for _, residues in proteins})
-    assert count_duplicates(open_corpus(report.path), memory_bytes=1) == expected

@@ -62,6 +62,8 @@ def test_every_member_is_a_row_of_any_two_levels(columns, expected, piece):
     [
         (HEAD + ENTRY, None, r"uniref\.xml:20: is damaged or cut off XML"),
         (HEAD + ENTRY.replace("</entry>", "</entri>"), None, r"uniref\.xml:19: is damaged or cut off XML"),
+        (HEAD.replace("UTF-8", "unknown"), None, r"uniref\.xml: is XML in an encoding .*; expected UTF-8"),
+        (HEAD.replace("UTF-8", "shift_jis"), None, r"uniref\.xml: is XML in an encoding .*; expected UTF-8"),
         ("<uniprot>\n</uniprot>\n", None, r"uniref\.xml: is XML of 'uniprot'; expected UniRef's"),
         (HEAD + ENTRY.replace("UniRef90_A1", "X"), None, r"uniref\.xml:3: has an entry 'X'; expected UniRef50_"),
         (HEAD + ENTRY + "</UniRef90>", ("UniRef90", "length"), "has no column 'length'; UniRef's XML gives uniref50"),
