@@ -20,7 +20,6 @@ from proteinlm.errors import ConfigError
 from proteinlm.randomness import stream, stream_key
 from proteinlm.sequence import FastaRecord, accession, read_fasta
 from proteinlm.sequence.record_blocks import ReadingPosition, block_of, blocks_of_records
-from tests.corpus.leak_check import LeakCheck
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
