@@ -39,7 +39,8 @@ _UNICODE_MARKS: tuple[tuple[bytes, str], ...] = (
     (b"\0>", "UTF-16"),
 )
 
-_UNIREF = re.compile(rb"(?:\s+|<[?!][^>]*>)*<UniRef[\s>0-9]")
+# possessive: a text that is none is not tried in every other division into such parts
+_UNIREF = re.compile(rb"(?:\s+|<[?!][^>]*+>)*+<UniRef[\s>0-9]")
 
 
 def foreign_format(opening: bytes) -> str | None:
