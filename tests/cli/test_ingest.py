@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -53,6 +55,43 @@ def test_standard_input_is_read(proteinlm, tmp_path, monkeypatch):
     code, _, err = proteinlm("ingest", "-", "-o", tmp_path / "corpus")
     assert code == 0
     assert "read 2 records, 44 residues from standard input" in err
+
+
+def test_standard_input_that_does_not_wait_is_read_to_its_end(proteinlm, tmp_path, monkeypatch):
+    source, target = os.pipe()
+    os.set_blocking(source, False)
+
+    def write():
+        with open(target, "wb", buffering=0) as file:
+            for record in (b">a\nMKV\n", b">b\nMKL\n"):
+                time.sleep(0.2)
+                file.write(record)
+
+    writer = threading.Thread(target=write)
+    with open(source) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        writer.start()
+        code, _, err = proteinlm("ingest", "-", "-o", tmp_path / "corpus")
+        writer.join()
+    assert code == 0
+    assert "read 2 records, 6 residues from standard input" in err
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("/", "has no name of its own"), ("a" * 300, "cannot be written (File name too long)")],
+    ids=["root", "too long"],
+)
+def test_an_output_that_cannot_be_is_refused_by_name(proteinlm, tmp_path, output, reason):
+    code, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / output)
+    assert code == 1
+    assert f"{tmp_path / output}: {reason}" in err
+
+
+def test_an_input_that_cannot_be_is_refused_by_name(proteinlm, tmp_path):
+    code, _, err = proteinlm("ingest", tmp_path / ("a" * 300), "-o", tmp_path / "corpus")
+    assert code == 1
+    assert f"{'a' * 300}: cannot be read (File name too long)" in err
 
 
 def test_manifest_of_the_sample_is_ingested(proteinlm, tmp_path, project_root):
