@@ -11,6 +11,7 @@ from pathlib import Path
 from proteinlm import config as configuration
 from proteinlm.corpus import layout, manifest
 from proteinlm.corpus.corpus_builder import CorpusBuilder, check_shards
+from proteinlm.corpus.digest_spool import MAX_SOURCES
 from proteinlm.corpus.held_out import HeldOutFiles
 from proteinlm.corpus.ingestion_state import (
     STATE_VERSION,
@@ -113,6 +114,10 @@ class _Order:
     provenance: Mapping[str, str]
     needs_sha256: bool
 
+    def __post_init__(self) -> None:
+        if len(self.paths) > MAX_SOURCES:
+            raise FastaError(f"{len(self.paths):,} files; expected at most {MAX_SOURCES:,}, so join some of them")
+
 
 def ingest(
     paths: Iterable[Path | str],
@@ -140,7 +145,8 @@ def ingest(
         progress: hears of bytes read.
 
     Raises:
-        FastaError: if a file cannot be read with certainty, or no record can be kept.
+        FastaError: if a file cannot be read with certainty, no record can be kept, or there are more
+            than 65,536 files.
         ManifestError: if the table of clusters is faulty.
         OutputError: if ``output`` exists or cannot be written, or what broke off is in the way.
     """

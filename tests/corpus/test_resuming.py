@@ -214,6 +214,12 @@ def test_a_pipe_is_not_gone_on_with_and_one_that_was_read_to_its_end_is_left_alo
     assert _is_same(uninterrupted[0], tmp_path / "second")
 
 
+def test_more_files_than_can_be_told_apart_are_refused_before_any_is_read(about, tmp_path):
+    with pytest.raises(FastaError, match="65,537 files; expected at most 65,536"):
+        _ingest(about, tmp_path / "corpus", inputs=["missing.fasta"] * 65537)
+    assert not os.listdir(tmp_path)
+
+
 def test_two_at_once_into_one_output_are_one_too_many(about, tmp_path):
     with work_folder(tmp_path / "corpus") as folder:
         with pytest.raises(OutputError, match=rf"is being ingested by process {os.getpid()} on "):
