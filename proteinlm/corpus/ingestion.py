@@ -35,7 +35,7 @@ from proteinlm.corpus.work_folder import UnusableWorkError, WorkFolder, work_fol
 from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import FastaConfig, ScreeningConfig, ScreeningReport, alphabet_digest
-from proteinlm.sequence.compression import source_name
+from proteinlm.sequence.compression import name_in_folder, source_name
 from proteinlm.sequence.screening import DUPLICATE, DUPLICATE_IDENTIFIER
 from proteinlm.sequence.text_blocks import BLOCK_BYTES
 from proteinlm.sequence.timings import Timings
@@ -361,7 +361,7 @@ def _request(order: _Order, splitter: Splitter) -> Request:
         state_version=STATE_VERSION,
         format_version=layout.FORMAT_VERSION,
         alphabet=alphabet_digest(),
-        inputs=tuple(Path(source_name(path)).name for path in order.paths),
+        inputs=tuple(name_in_folder(path) for path in order.paths),
         clusters="" if clusters is None else clusters.sha256,
         held_out={} if held_out is None else {role: file.sha256 for role, file in held_out.files.items()},
         manifest=dict(order.provenance),

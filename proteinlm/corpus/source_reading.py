@@ -16,7 +16,7 @@ from proteinlm.corpus.work_folder import ChangedSourceError, UnusableWorkError
 from proteinlm.progress import Progress
 from proteinlm.sequence import FastaConfig, ReadingTally
 from proteinlm.sequence.block_reader import ScannedBlock
-from proteinlm.sequence.compression import can_be_read_again, source_name
+from proteinlm.sequence.compression import can_be_read_again, name_in_folder, source_name
 from proteinlm.sequence.record_blocks import ReadingPosition, RecordBlock
 from proteinlm.sequence.source_blocks import EntriesBlock, read_sources, scan_source, settle_source
 from proteinlm.sequence.text_blocks import TextBlock
@@ -174,7 +174,7 @@ class SourceReading:
                 # it held no record
                 end = ReadingPosition(source, 0, 1, 0, 0)
             entry = SourceEntry(
-                name=Path(source_name(path)).name,
+                name=name_in_folder(path),
                 num_bytes=tally.digest.num_bytes,
                 xxh3_128=tally.digest.xxh3_128,
                 sha256=tally.digest.sha256,

@@ -136,6 +136,11 @@ def source_name(path: Path | str) -> str:
     return "standard input" if str(path) == STDIN else str(path)
 
 
+def name_in_folder(path: Path | str) -> str:
+    """Return the name of ``path`` without its folder; bytes in it that are no UTF-8 are escaped, for JSON has none."""
+    return Path(source_name(path)).name.encode("utf-8", "backslashreplace").decode()
+
+
 def can_be_read_again(path: Path | str) -> bool:
     """Say whether the same bytes come once more: not of standard input, a pipe or a terminal."""
     if str(path) == STDIN:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from proteinlm.cli.main import main
-from proteinlm.corpus import open_corpus
+from proteinlm.corpus import ingest, open_corpus
 
 FILES = Path(__file__).parent.parent / "data" / "fasta"
 
@@ -86,6 +86,21 @@ def test_an_output_that_cannot_be_is_refused_by_name(proteinlm, tmp_path, output
     code, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / output)
     assert code == 1
     assert f"{tmp_path / output}: {reason}" in err
+
+
+def test_a_file_with_the_name_of_standard_input_is_read(proteinlm, tmp_path, monkeypatch):
+    (tmp_path / "-").write_bytes((FILES / "plain.fasta").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    code, _, err = proteinlm("ingest", "./-", "-o", "corpus")
+    assert code == 0
+    assert "read 2 records, 44 residues from -" in err
+
+
+def test_a_name_that_is_no_text_is_escaped(tmp_path):
+    path = tmp_path / "od\udcffd.fasta"
+    path.write_bytes((FILES / "plain.fasta").read_bytes())
+    ingest([path], tmp_path / "corpus")
+    assert open_corpus(tmp_path / "corpus").index.sources[0].name == r"od\udcffd.fasta"
 
 
 def test_an_input_that_cannot_be_is_refused_by_name(proteinlm, tmp_path):
