@@ -92,7 +92,8 @@ def parents_made(place: Path) -> Iterator[None]:
     Raises:
         OutputError: if it cannot be made.
     """
-    made = [folder for folder in place.parents if not folder.exists()]
+    # os.path says no where a Path raises: of folders that may not be looked into, or of names too long
+    made = [folder for folder in place.parents if not os.path.exists(folder)]
     try:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -136,9 +137,13 @@ def refuse_full(path: Path) -> None:
     """Refuse an output that exists and is not an empty folder.
 
     Raises:
-        OutputError: says so.
+        OutputError: says so, or that it cannot be found out.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    try:
+        is_full = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    if is_full:
         raise OutputError(f"{path}: already exists and is not empty; name another output or remove it first")
 
 

@@ -187,9 +187,12 @@ def _ingested(files: tuple[str, ...], manifest: Path | None, output: Path, **arg
 
 def _expanded(files: tuple[str, ...]) -> Iterator[Path]:
     """Yield the files, and in the place of a pattern the files that it stands for, in order of their names."""
+    from proteinlm.sequence.compression import STDIN
+
     for name in files:
         if not glob.has_magic(name) or os.path.exists(name):
-            yield Path(name)
+            # a Path drops the ./ that tells a file from standard input
+            yield Path(name if name == STDIN or Path(name) != Path(STDIN) else os.path.abspath(name))
         elif found := sorted(glob.glob(name, recursive=True)):
             yield from map(Path, found)
         else:

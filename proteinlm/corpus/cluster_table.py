@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ def cluster_table(path: Path, folder: Path, config: ClusterTableConfig, *, memor
         ManifestError: if a line is faulty or a member is in two clusters.
         FastaError: if the file cannot be read or decompressed.
     """
-    if str(path) == STDIN or (path.exists() and not path.is_file()):
+    if str(path) == STDIN or (os.path.exists(path) and not os.path.isfile(path)):
         raise ManifestError(f"{path}: is no regular file; expected one, for a table of clusters may be read twice")
     folder.mkdir(parents=True, exist_ok=True)
     about = _finished(path, folder, config)

@@ -11,6 +11,7 @@ from pathlib import Path
 from proteinlm import config as configuration
 from proteinlm.corpus import layout, manifest
 from proteinlm.corpus.corpus_builder import CorpusBuilder, check_shards
+from proteinlm.corpus.digest_spool import MAX_SOURCES
 from proteinlm.corpus.held_out import HeldOutFiles
 from proteinlm.corpus.ingestion_state import (
     STATE_VERSION,
@@ -34,7 +35,7 @@ from proteinlm.corpus.work_folder import UnusableWorkError, WorkFolder, work_fol
 from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import FastaConfig, ScreeningConfig, ScreeningReport, alphabet_digest
-from proteinlm.sequence.compression import source_name
+from proteinlm.sequence.compression import name_in_folder, source_name
 from proteinlm.sequence.screening import DUPLICATE, DUPLICATE_IDENTIFIER
 from proteinlm.sequence.text_blocks import BLOCK_BYTES
 from proteinlm.sequence.timings import Timings
@@ -113,6 +114,10 @@ class _Order:
     provenance: Mapping[str, str]
     needs_sha256: bool
 
+    def __post_init__(self) -> None:
+        if len(self.paths) > MAX_SOURCES:
+            raise FastaError(f"{len(self.paths):,} files; expected at most {MAX_SOURCES:,}, so join some of them")
+
 
 def ingest(
     paths: Iterable[Path | str],
@@ -140,7 +145,8 @@ def ingest(
         progress: hears of bytes read.
 
     Raises:
-        FastaError: if a file cannot be read with certainty, or no record can be kept.
+        FastaError: if a file cannot be read with certainty, no record can be kept, or there are more
+            than 65,536 files.
         ManifestError: if the table of clusters is faulty.
         OutputError: if ``output`` exists or cannot be written, or what broke off is in the way.
     """
@@ -355,7 +361,7 @@ def _request(order: _Order, splitter: Splitter) -> Request:
         state_version=STATE_VERSION,
         format_version=layout.FORMAT_VERSION,
         alphabet=alphabet_digest(),
-        inputs=tuple(Path(source_name(path)).name for path in order.paths),
+        inputs=tuple(name_in_folder(path) for path in order.paths),
         clusters="" if clusters is None else clusters.sha256,
         held_out={} if held_out is None else {role: file.sha256 for role, file in held_out.files.items()},
         manifest=dict(order.provenance),

@@ -16,7 +16,7 @@ from proteinlm.corpus.work_folder import ChangedSourceError, UnusableWorkError
 from proteinlm.progress import Progress
 from proteinlm.sequence import FastaConfig, ReadingTally
 from proteinlm.sequence.block_reader import ScannedBlock
-from proteinlm.sequence.compression import STDIN, source_name
+from proteinlm.sequence.compression import can_be_read_again, name_in_folder, source_name
 from proteinlm.sequence.record_blocks import ReadingPosition, RecordBlock
 from proteinlm.sequence.source_blocks import EntriesBlock, read_sources, scan_source, settle_source
 from proteinlm.sequence.text_blocks import TextBlock
@@ -89,17 +89,20 @@ class SourceReading:
         """Refuse sources that are not what they were when reading ended.
 
         Raises:
-            UnusableWorkError: if reading ended within standard input, which cannot be read again.
+            UnusableWorkError: if reading ended within standard input or a pipe, which cannot be read again.
             ChangedSourceError: names the source that is another.
         """
         for path, source, modified in zip(self._paths, self._before, self._modified, strict=False):
-            if str(path) != STDIN and _about(path) != (source.num_bytes, modified):
+            # to compare what comes but once would take it away from who reads it
+            if can_be_read_again(path) and _about(path) != (source.num_bytes, modified):
                 _compare(path, source.num_bytes, source.xxh3_128, is_all=True)
         if self._start is None or self._start.source < len(self._before):
             return
         path = self._paths[self._start.source]
-        if str(path) == STDIN:
-            raise UnusableWorkError("standard input cannot be read again from its beginning; begin anew with --restart")
+        if not can_be_read_again(path):
+            raise UnusableWorkError(
+                f"{source_name(path)} cannot be read again from its beginning; begin anew with --restart"
+            )
         _compare(path, self._num_bytes_read, self._digest_read, is_all=False)
 
     def blocks(self) -> Iterator[RecordBlock]:
@@ -171,7 +174,7 @@ class SourceReading:
                 # it held no record
                 end = ReadingPosition(source, 0, 1, 0, 0)
             entry = SourceEntry(
-                name=Path(source_name(path)).name,
+                name=name_in_folder(path),
                 num_bytes=tally.digest.num_bytes,
                 xxh3_128=tally.digest.xxh3_128,
                 sha256=tally.digest.sha256,
@@ -179,7 +182,7 @@ class SourceReading:
                 num_residues=end.num_residues,
             )
             self._before = (*self._before, entry)
-            self._modified.append(0 if str(path) == STDIN else _about(path)[1])
+            self._modified.append(_about(path)[1] if can_be_read_again(path) else 0)
 
     def _report(self) -> None:
         now = time.monotonic()

@@ -94,8 +94,14 @@ class WorkFolder:
 
 
 def work_folder_of(output: Path) -> WorkFolder:
-    """Return where the corpus ``output`` grows, whether or not anything is there."""
+    """Return where the corpus ``output`` grows, whether or not anything is there.
+
+    Raises:
+        OutputError: if nothing can lie beside it.
+    """
     place = outputs.resolved(output)
+    if not place.name:
+        raise OutputError(f"{output}: has no name of its own; name a folder in it")
     return WorkFolder(place.with_name(f".{place.name}.ingesting"))
 
 
@@ -144,7 +150,7 @@ def _remove(folder: WorkFolder) -> None:
 
 def _remove_leftover(folder: WorkFolder, place: Path, output: Path) -> None:
     """Remove the folder of a corpus that was finished when its process was killed."""
-    if place.is_dir() and folder.path.is_dir() and not folder.corpus.is_dir():
+    if os.path.isdir(place) and os.path.isdir(folder.path) and not folder.corpus.is_dir():
         with suppress(OutputError), _locked(folder, output):
             if not folder.corpus.is_dir():
                 _remove(folder)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import select
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
@@ -134,6 +136,22 @@ def source_name(path: Path | str) -> str:
     return "standard input" if str(path) == STDIN else str(path)
 
 
+def name_in_folder(path: Path | str) -> str:
+    """Return the name of ``path`` without its folder; bytes in it that are no UTF-8 are escaped, for JSON has none."""
+    return Path(source_name(path)).name.encode("utf-8", "backslashreplace").decode()
+
+
+def can_be_read_again(path: Path | str) -> bool:
+    """Say whether the same bytes come once more: not of standard input, a pipe or a terminal."""
+    if str(path) == STDIN:
+        return False
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:  # who reads it says what is wrong
+        return True
+    return not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode))
+
+
 class StandardInput:
     """Standard input as raw bytes, whose opening may be looked at before it is read.
 
@@ -142,18 +160,25 @@ class StandardInput:
     """
 
     def __init__(self, buffer: IO[bytes]) -> None:
-        self._raw: IO[bytes] = getattr(buffer, "raw", buffer)
+        raw: Any = getattr(buffer, "raw", buffer)
+        self._raw: io.RawIOBase = raw
         self._opening = b""
 
     def peek(self, size: int) -> bytes:
         """Return up to ``size`` bytes, or fewer where no more are there yet, that are still to be read."""
-        self._opening = self._opening or self._raw.read(size)
+        self._opening = self._opening or self._next(size)
         return self._opening
 
     def read(self, size: int) -> bytes:
         """Return what was looked at, and then up to ``size`` bytes; none at the end."""
         opening, self._opening = self._opening, b""
-        return opening or self._raw.read(size)
+        return opening or self._next(size)
+
+    def _next(self, size: int) -> bytes:
+        # None is no end: whoever began this process has told its input not to wait
+        while (piece := self._raw.read(size)) is None:
+            select.select([self._raw], [], [])
+        return piece
 
 
 @functools.lru_cache(maxsize=1)

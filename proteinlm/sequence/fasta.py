@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -119,7 +120,7 @@ def read_one(
 
 def total_bytes(paths: list[Path | str]) -> int | None:
     """Return the size on disk of all ``paths``, or None where one is no regular file."""
-    if any(str(path) == STDIN or not Path(path).is_file() for path in paths):
+    if any(str(path) == STDIN or not os.path.isfile(path) for path in paths):
         return None
     return sum(Path(path).stat().st_size for path in paths)
 

@@ -39,10 +39,8 @@ _UNICODE_MARKS: tuple[tuple[bytes, str], ...] = (
     (b"\0>", "UTF-16"),
 )
 
-# bytes that tell every format
-_ENOUGH = 1 << 12
-# blanks one by one: runs of them would be tried in every way to part them
-_UNIREF = re.compile(rb"(?:\s|<[?!][^>]*>)*<UniRef[\s>0-9]")
+# possessive: a text that is none is not tried in every other division into such parts
+_UNIREF = re.compile(rb"(?:\s+|<[?!][^>]*+>)*+<UniRef[\s>0-9]")
 
 
 def foreign_format(opening: bytes) -> str | None:
@@ -54,7 +52,7 @@ def foreign_format(opening: bytes) -> str | None:
         return f"{compression} data inside compressed data; decompress it once more"
     if opening[257:262] == b"ustar":
         return "a tar archive; unpack it first"
-    if _UNIREF.match(opening[:_ENOUGH]):
+    if _UNIREF.match(opening):
         return "UniRef's XML, which says who is in which cluster; give it to ingest by --clusters"
     text = opening.lstrip()[:64].lower()
     return next((name for start, name in _OPENINGS if text.startswith(start.lower())), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Collection
@@ -23,7 +24,8 @@ _ENOUGH = 1 << 12
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # EMBL's flat files begin alike, and count in BP
 _FLAT_OPENING = re.compile(rb"ID   \S+[^\n\r]* AA\.[ \t]*[\r\n]")
-_XML_OPENING = re.compile(rb"(?:\s|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^>]*>)*<uniprot[\s>]", re.DOTALL)
+# possessive and atomic: a text that is none of it is not tried in every other division into such parts
+_XML_OPENING = re.compile(rb"(?:\s+|(?><\?.*?\?>|<!--.*?-->)|<!DOCTYPE[^>]*+>)*+<uniprot[\s>]", re.DOTALL)
 
 
 def format_of(path: Path | str, *, sequence_column: str | None = None) -> SourceFormat:
@@ -41,7 +43,8 @@ def format_of(path: Path | str, *, sequence_column: str | None = None) -> Source
     """
     if str(path) == STDIN:
         return format_of_opening(_opening_of_stdin(), sequence_column=sequence_column)
-    if Path(path).exists() and not Path(path).is_file():
+    # a Path raises where it may not look, and who opens the file is to say so
+    if os.path.exists(path) and not os.path.isfile(path):
         return "fasta"
     opening = bytearray()
     for piece in read_decompressed(path):

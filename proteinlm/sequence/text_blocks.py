@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
-from proteinlm.sequence.compression import STDIN, SourceDigest, read_decompressed, source_name
+from proteinlm.sequence.compression import SourceDigest, can_be_read_again, read_decompressed, source_name
 from proteinlm.sequence.fasta import ReadingTally, total_bytes
 from proteinlm.sequence.fasta_text import FastaText, before_nul, last_header, next_header
 from proteinlm.sequence.record_blocks import ReadingPosition
@@ -104,8 +104,8 @@ def texts_of_source(
 
 
 def refuse_second_reading(path: Path | str) -> None:
-    """Refuse to go on in standard input, whose beginning cannot be passed over."""
-    if str(path) == STDIN:
+    """Refuse to go on in standard input or a pipe, whose beginning cannot be passed over."""
+    if not can_be_read_again(path):
         raise FastaError(f"{source_name(path)}: cannot be read a second time to go on where reading ended; begin again")
 
 

@@ -27,7 +27,7 @@ _FRAGMENTS = {"single": "Fragment", "multiple": "Fragments"}
 _END_MARK = b"</entry>"
 _ENTRY = re.compile(rb"<entry[\s>]")
 _SEQUENCE = re.compile(rb"<sequence\s[^>]*>\s*")
-_BLANKS_AND_COMMENTS = re.compile(rb"(?:\s|<!--.*?-->)*", re.DOTALL)
+_BLANKS_AND_COMMENTS = re.compile(rb"(?:\s+|(?><!--.*?-->))*+", re.DOTALL)
 # elements of annotation, nine tenths of an entry: nothing in a header comes from them
 _ANNOTATION = re.compile(
     rb"<(reference|comment|feature|evidence|keyword|organismHost)\b(?:[^>]*/>|.*?</\1>)\s*", re.DOTALL

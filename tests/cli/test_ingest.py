@@ -6,10 +6,12 @@ import filecmp
 import hashlib
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 import xxhash
 
 from proteinlm.cli.main import main
-from proteinlm.corpus import open_corpus
+from proteinlm.corpus import ingest, open_corpus
 
 FILES = Path(__file__).parent.parent / "data" / "fasta"
 
@@ -57,6 +59,58 @@ def test_standard_input_is_read(proteinlm, tmp_path, monkeypatch):
     code, _, err = proteinlm("ingest", "-", "-o", tmp_path / "corpus")
     assert code == 0
     assert "read 2 records, 44 residues from standard input" in err
+
+
+def test_standard_input_that_does_not_wait_is_read_to_its_end(proteinlm, tmp_path, monkeypatch):
+    source, target = os.pipe()
+    os.set_blocking(source, False)
+
+    def write():
+        with open(target, "wb", buffering=0) as file:
+            for record in (b">a\nMKV\n", b">b\nMKL\n"):
+                time.sleep(0.2)
+                file.write(record)
+
+    writer = threading.Thread(target=write)
+    with open(source) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        writer.start()
+        code, _, err = proteinlm("ingest", "-", "-o", tmp_path / "corpus")
+        writer.join()
+    assert code == 0
+    assert "read 2 records, 6 residues from standard input" in err
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("/", "has no name of its own"), ("a" * 300, "cannot be written (File name too long)")],
+    ids=["root", "too long"],
+)
+def test_an_output_that_cannot_be_is_refused_by_name(proteinlm, tmp_path, output, reason):
+    code, _, err = proteinlm("ingest", FILES / "plain.fasta", "-o", tmp_path / output)
+    assert code == 1
+    assert f"{tmp_path / output}: {reason}" in err
+
+
+def test_a_file_with_the_name_of_standard_input_is_read(proteinlm, tmp_path, monkeypatch):
+    (tmp_path / "-").write_bytes((FILES / "plain.fasta").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    code, _, err = proteinlm("ingest", "./-", "-o", "corpus")
+    assert code == 0
+    assert "read 2 records, 44 residues from -" in err
+
+
+def test_a_name_that_is_no_text_is_escaped(tmp_path):
+    path = tmp_path / "od\udcffd.fasta"
+    path.write_bytes((FILES / "plain.fasta").read_bytes())
+    ingest([path], tmp_path / "corpus")
+    assert open_corpus(tmp_path / "corpus").index.sources[0].name == r"od\udcffd.fasta"
+
+
+def test_an_input_that_cannot_be_is_refused_by_name(proteinlm, tmp_path):
+    code, _, err = proteinlm("ingest", tmp_path / ("a" * 300), "-o", tmp_path / "corpus")
+    assert code == 1
+    assert f"{'a' * 300}: cannot be read (File name too long)" in err
 
 
 def test_manifest_of_the_sample_is_ingested(proteinlm, tmp_path, project_root):

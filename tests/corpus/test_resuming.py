@@ -197,6 +197,28 @@ def test_damage_to_what_is_done_is_found(about, broken_off, pattern):
     _ingest(about, broken_off, restart=True)
 
 
+def test_a_pipe_is_not_gone_on_with_and_one_that_was_read_to_its_end_is_left_alone(
+    own_inputs, uninterrupted, project_root, tmp_path
+):
+    source = Path(own_inputs["inputs"][0])
+    for output, kill_at in ((tmp_path / "first", 4), (tmp_path / "second", 2)):
+        assert not ingested(project_root, output, own_inputs, kill_at=uninterrupted[1] // kill_at)
+    source.unlink()
+    # nobody writes to it: whoever opens it waits for ever
+    os.mkfifo(source)
+    with pytest.raises(OutputError, match=r"proteins_1\.fasta cannot be read again from its beginning"):
+        _ingest(own_inputs, tmp_path / "first", resume=True)
+    assert unfinished(tmp_path / "first") is not None
+    _ingest(own_inputs, tmp_path / "second", resume=True, jobs=1)
+    assert _is_same(uninterrupted[0], tmp_path / "second")
+
+
+def test_more_files_than_can_be_told_apart_are_refused_before_any_is_read(about, tmp_path):
+    with pytest.raises(FastaError, match="65,537 files; expected at most 65,536"):
+        _ingest(about, tmp_path / "corpus", inputs=["missing.fasta"] * 65537)
+    assert not os.listdir(tmp_path)
+
+
 def test_two_at_once_into_one_output_are_one_too_many(about, tmp_path):
     with work_folder(tmp_path / "corpus") as folder:
         with pytest.raises(OutputError, match=rf"is being ingested by process {os.getpid()} on "):

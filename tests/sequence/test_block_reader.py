@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -153,6 +154,16 @@ def test_a_file_that_became_shorter_is_not_gone_on_with(tmp_path):
     path.write_bytes(b">a\n")
     with pytest.raises(FastaError, match="shorter than where reading ended"):
         list(read_blocks([path], start=first.end))
+
+
+def test_a_pipe_is_not_gone_on_with(tmp_path):
+    path = tmp_path / "some.fasta"
+    path.write_bytes(b">a\nMK\n")
+    (block,) = read_blocks([path])
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(FastaError, match=r"some\.fasta: cannot be read a second time"):
+        list(read_blocks([path], start=block.end))
 
 
 def test_standard_input_is_not_gone_on_with(tmp_path):

@@ -14,7 +14,8 @@ import pytest
 from proteinlm.errors import FastaError
 from proteinlm.sequence.entries import read_entries, read_records
 from proteinlm.sequence.fasta import FastaConfig, ReadingTally, read_fasta
-from proteinlm.sequence.source_formats import format_of
+from proteinlm.sequence.foreign_formats import foreign_format
+from proteinlm.sequence.source_formats import format_of, format_of_opening
 from proteinlm.sequence.uniprot import scientific_name
 
 FILES = Path(__file__).parent.parent / "data" / "uniprot"
@@ -76,6 +77,15 @@ def test_standard_input_is_told_without_being_read(file, compress, monkeypatch):
     assert format_of("-") == FORMATS[file.name]
     records = list(read_records(["-"]))
     assert (len(records), records[0].source) == (3, "standard input")
+
+
+def test_an_opening_of_many_parts_is_told_at_once():
+    # tried in every division into blanks and comments, these would take days
+    for opening in (b"<!DOCTYPE html>" + b" " * 60, b"<!--a-->" * 60, b"<?a?>" * 60 + b" \n" * 60):
+        assert format_of_opening(opening + b"<html>") == "fasta"
+        assert "HTML" in foreign_format(opening + b"<html>")
+        assert format_of_opening(opening + b"<uniprot>") == "uniprot_xml"
+        assert "UniRef" in foreign_format(opening + b"<UniRef50>")
 
 
 def test_lines_are_those_where_entries_begin(file):
