@@ -52,7 +52,7 @@ class IngestionConfig:
     screening: ScreeningConfig = field(default_factory=ScreeningConfig)
     splitting: SplittingConfig = field(default_factory=SplittingConfig)
     shard_residues: int = 1 << 26  # upper size of a shard, except for one sequence that is longer
-    source_sha256: bool = False  # takes as long as everything else together
+    source_sha256: bool = False  # takes a quarter of all the time of plain FASTA
 
     def __post_init__(self) -> None:
         if self.shard_residues < 1:

@@ -77,7 +77,7 @@ class SplitEntry:
 class SourceEntry:
     """A file that was read; its name without folders, its size and digests as it lay on disk.
 
-    ``sha256`` is empty where nobody asked for it: it takes as long as all the rest.
+    ``sha256`` is empty where nobody asked for it: it takes a quarter of the time.
     """
 
     name: str
