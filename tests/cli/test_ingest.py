@@ -201,6 +201,15 @@ def test_a_pipe_is_read_to_its_end(tmp_path, project_root):
     assert b"read 10,000 records, 220,000 residues from standard input" in done.stderr
 
 
+@pytest.fixture
+def _interruptible():
+    """Processes that are started hear Ctrl-C, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("sent", [b"", (FILES / "plain.fasta").read_bytes()], ids=["nothing", "a beginning"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_anything_is_worth_keeping_leaves_nothing(tmp_path, project_root, number, sent):
@@ -213,7 +222,7 @@ def test_a_signal_before_anything_is_worth_keeping_leaves_nothing(tmp_path, proj
     # a thread now waits for the rest, or soon
     process.send_signal(number)
     expected = (143, b"") if number == signal.SIGTERM else (1, b"\nAborted!\n")
-    assert (process.wait(), process.stderr.read()) == expected
+    assert (process.wait(60), process.stderr.read()) == expected
     assert list(tmp_path.iterdir()) == []
     process.stdin.close()
     process.stderr.close()
