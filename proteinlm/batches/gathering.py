@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from proteinlm.corpus.shard_reader import Addresses
+from proteinlm.sequence.addresses import copy_bytes
 from proteinlm.sequence.alphabet import CLS, EOS, PAD
 
 # bytes that the processor loads at once, and how many of a protein are asked for ahead of the copying
@@ -34,18 +35,6 @@ def _integer_at(_typing: Any, _address: Any) -> Any:
         return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
 
     return types.int64(types.uint64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _copy(_typing: Any, _target: Any, _source: Any, _count: Any) -> Any:
-    """Copy ``count`` bytes to one address from another."""
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        target, source = (builder.inttoptr(address, ir.IntType(8).as_pointer()) for address in arguments[:2])
-        cgutils.raw_memcpy(builder, target, source, arguments[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64, types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -109,7 +98,7 @@ def gather(
         tail = min(stop, num_leading + length)
         if tail > head:
             target = tokens.ctypes.data + place + head - first
-            _copy(numpy.uint64(target), starts[piece] + numpy.uint64(head - num_leading), tail - head)
+            copy_bytes(numpy.uint64(target), starts[piece] + numpy.uint64(head - num_leading), tail - head)
         place = after
         segments = 1 if is_joint else piece + 1
         bounds[segments] = place

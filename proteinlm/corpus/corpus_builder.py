@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from proteinlm.corpus import layout
 from proteinlm.corpus.digest_spool import DigestSpool, columns_needed
 from proteinlm.corpus.ingestion_state import (
     IngestionState,
-    OpenShardState,
     Repeats,
     Request,
     append_shard,
     write_state,
 )
-from proteinlm.corpus.open_shard import OpenShard
-from proteinlm.corpus.open_shard_files import OpenShardFiles
+from proteinlm.corpus.open_shards import OpenShards
 from proteinlm.corpus.ordered_threads import Worker
 from proteinlm.corpus.screening_list import MOST_NOTED, begin_list, list_row, resume_list
-from proteinlm.corpus.shard_writer import ShardPool, ShardWriter, WrittenShard, written
+from proteinlm.corpus.shard_borders import ShardBorders
 from proteinlm.corpus.source_reading import ReadingState
 from proteinlm.corpus.splitting import Splitter
 from proteinlm.corpus.verification import compare_blocks
 from proteinlm.corpus.work_folder import UnusableWorkError, WorkFolder
+from proteinlm.corpus.written_shard import WrittenShard
 from proteinlm.errors import OutputError, ShardError
 from proteinlm.sequence.block_screening import REASONS, BlockScreen, nucleotides
 from proteinlm.sequence.record_blocks import RecordBlock
@@ -42,8 +43,18 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 10.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Records of a block that go to one shard."""
+
+    split: str
+    shard: int
+    numbers: NDArray[np.int64]
+    clusters: NDArray[np.uint64] | None
+
+
 class CorpusBuilder:
-    """Takes blocks one after the other; everything slow is a job of ``worker``.
+    """Takes blocks one after the other; everything slow is a job of the workers.
 
     Args:
         folder: where the corpus grows.
@@ -51,7 +62,8 @@ class CorpusBuilder:
         screening: what to keep.
         splitter: tells splits and clusters.
         shard_residues: upper size of a shard.
-        worker: writes.
+        worker: gathers and makes states.
+        writer: writes residues for it.
         timings: takes the seconds of each stage.
 
     Attributes:
@@ -68,6 +80,7 @@ class CorpusBuilder:
         *,
         shard_residues: int,
         worker: Worker,
+        writer: Worker,
         timings: Timings,
     ) -> None:
         self._folder, self._request, self._splitter = folder, request, splitter
@@ -75,18 +88,13 @@ class CorpusBuilder:
         self._screen = BlockScreen(screening)
         has_clusters = splitter.clusters_entry() is not None
         self._opened = ExitStack()
-        self._full: list[OpenShard] = []
-        self._pool = ShardPool(has_clusters=has_clusters, shard_residues=shard_residues)
-        self._writers = [
-            ShardWriter(split, shard_residues=shard_residues, pool=self._pool, hand_on=self._full.append)
-            for split in splitter.splits
-        ]
-        self._files = OpenShardFiles(folder.open_shards)
+        self._shard_residues = shard_residues
+        self._borders = {split: ShardBorders(shard_residues) for split in splitter.splits}
+        self._open = OpenShards(folder, has_clusters=has_clusters, writer=writer, timings=timings)
         self._columns = columns_needed(
             duplicates=screening.duplicates, has_clusters=has_clusters, may_part_equals=splitter.may_part_equals
         )
         self._substitutions: Counter[str] = Counter()
-        self._num_shards = 0
         self.shards: list[WrittenShard] = []
         self._has_new_shards = False
         self._last_checkpoint = time.monotonic()
@@ -106,19 +114,21 @@ class CorpusBuilder:
         self._substitutions = Counter(state.substitutions)
         self._splitter.restore(state.splitting)
         self.shards = shards
-        self._num_shards = state.num_shards
         try:
             spool = DigestSpool.resumed(self._folder.digests, state.num_spooled, columns=self._columns)
         except OutputError as error:
             raise UnusableWorkError(f"{self._folder.digests}: is damaged; begin anew with --restart") from error
         self._spool = self._opened.enter_context(spool)
         self.table = self._opened.enter_context(resume_list(self._folder.corpus, state.screening_bytes))
-        self._files.keep_only(state.open_shards)
-        writers = dict(zip(self._splitter.splits, self._writers, strict=True))
         for saved in state.open_shards:
-            writer = writers[saved.split]
-            self._files.load(saved, writer.open)
-            writer.num_sequences = saved.num_sequences
+            self._open.load(saved)
+            self._borders[saved.split] = ShardBorders(
+                self._shard_residues,
+                shard=saved.number,
+                num_residues=saved.lengths[layout.TOKENS_DATASET],
+                num_sequences=saved.num_sequences,
+            )
+        self._open.keep_only(state.open_shards)
 
     def add(self, block: RecordBlock) -> None:
         """Take in the next block."""
@@ -128,11 +138,10 @@ class CorpusBuilder:
             kept = codes == 0
         with measure("split"):
             splits, clusters = self._splitter.splits_of(block, kept)
-        with measure("gather"):
-            places = self._gather(block, np.flatnonzero(kept), splits, clusters)
+            places, parts = self._placed(block, np.flatnonzero(kept), splits, clusters)
         with measure("digests"):
             self._spool.append(block, kept, splits, places, block.end.source, clusters)
-        self._write_full()
+        self._worker.submit(partial(self._take_in, block, parts))
 
     def checkpoint(self, reading: Callable[[], ReadingState]) -> None:
         """Make it possible to go on from here, if it is time for that.
@@ -145,18 +154,13 @@ class CorpusBuilder:
 
     def close(self, reading: ReadingState) -> None:
         """Write what is left and wait until all is on disk."""
-        for writer in self._writers:
-            writer.close()
-        self._write_full()
+        self._worker.submit(self._finish_all)
         self._save(reading, is_read=True)
         self._worker.finish()
-        # what comes next needs the memory
-        self._writers.clear()
-        self._pool.clear()
 
     def _screened(self, block: RecordBlock) -> NDArray[np.uint8]:
         """Return the reasons, and list and count what is dropped or odd."""
-        num_noted = self._screen.report().noted.get(NUCLEOTIDES, 0)
+        num_noted = self._screen.num_nucleotides
         codes = self._screen.judge(block)
         odd = np.flatnonzero(nucleotides(block, codes))[: max(0, MOST_NOTED - num_noted)]
         listed = np.concatenate([np.flatnonzero(codes), odd])
@@ -173,70 +177,63 @@ class CorpusBuilder:
                 self._substitutions.update(kinds)
         return codes
 
-    def _gather(
+    def _placed(
         self,
         block: RecordBlock,
         numbers: NDArray[np.int64],
         splits: NDArray[np.uint8],
         clusters: NDArray[np.uint64] | None,
-    ) -> NDArray[np.int64]:
-        """Hand records to the writers of their splits, and return the place of each in its split."""
-        places = np.empty(len(numbers), dtype=np.int64)
-        for split, writer in enumerate(self._writers):
-            chosen = splits == split
-            start = writer.num_sequences
-            writer.add_block(block, numbers[chosen], None if clusters is None else clusters[chosen])
-            places[chosen] = np.arange(start, writer.num_sequences)
-        return places
+    ) -> tuple[NDArray[np.int64], list[_Part]]:
+        """Return the place of each record in its split, and what goes to each shard."""
+        from proteinlm.corpus.record_gathering import group_records
 
-    def _write_full(self) -> None:
-        """Have the shards written that have become full."""
-        for shard in self._full:
-            self._num_shards += 1
-            self._has_new_shards = True
-            self._submit(partial(self._write, shard))
-        self._full.clear()
+        firsts = np.array([borders.num_sequences for borders in self._borders.values()])
+        lengths = np.diff(block.offsets)[numbers]
+        order, bounds, ends, places = group_records(splits, len(firsts), lengths, firsts)
+        found: list[_Part] = []
+        for (split, borders), start, stop in zip(self._borders.items(), bounds[:-1], bounds[1:], strict=True):
+            chosen = order[start:stop]
+            for part in borders.parts(ends[start:stop]):
+                self._has_new_shards |= part.begins
+                rows = chosen[part.start : part.stop]
+                found.append(_Part(split, part.shard, numbers[rows], None if clusters is None else clusters[rows]))
+        return places, found
 
-    def _write(self, shard: OpenShard) -> None:
-        found = written(self._folder.corpus, shard)
-        append_shard(self._folder.shards, found)
-        self.shards.append(found)
-        self._pool.give_back(shard)
+    def _take_in(self, block: RecordBlock, parts: Sequence[_Part]) -> None:
+        for part in parts:
+            self._finish_before(part.split, part.shard)
+            self._open.get(part.split, part.shard).append(block, part.numbers, part.clusters)
 
-    def _submit(self, job: Callable[[], None]) -> None:
-        def timed() -> None:
-            with self._timings.measure("write"):
-                job()
+    def _finish_all(self) -> None:
+        for split in self._borders:
+            self._finish_before(split, None)
 
-        self._worker.submit(timed)
+    def _finish_before(self, split: str, number: int | None) -> None:
+        """Write the open shard of a split unless it has this number."""
+        with self._timings.measure("write"):
+            found = self._open.finish_before(split, number)
+            if found is not None:
+                append_shard(self._folder.shards, found)
+                self.shards.append(found)
 
     def _save(self, reading: ReadingState, *, is_read: bool) -> None:
-        writers = [] if is_read else self._writers
-        snapshots = [self._files.snapshot(writer.open, writer.num_sequences) for writer in writers]
-        state = self._state(reading, tuple(saved for saved, _ in snapshots), is_read=is_read)
+        state = self._state(reading, is_read=is_read)
         self._has_new_shards = False
         self._last_checkpoint = time.monotonic()
 
         def job() -> None:
-            for _, append in snapshots:
-                append()
-            write_state(self._folder, state)
-            self._files.keep_only(state.open_shards)
+            with self._timings.measure("write"):
+                found = replace(state, open_shards=self._open.save(), num_shards=len(self.shards))
+                write_state(self._folder, found)
+                self._open.keep_only(found.open_shards)
 
-        self._submit(job)
+        self._worker.submit(job)
 
     def state(self, reading: ReadingState, repeats: Repeats) -> IngestionState:
         """Return the state when all has been read and repeats have been found and listed."""
-        return self._state(reading, (), is_read=True, repeats=repeats)
+        return self._state(reading, is_read=True, repeats=repeats)
 
-    def _state(
-        self,
-        reading: ReadingState,
-        open_shards: tuple[OpenShardState, ...],
-        *,
-        is_read: bool,
-        repeats: Repeats | None = None,
-    ) -> IngestionState:
+    def _state(self, reading: ReadingState, *, is_read: bool, repeats: Repeats | None = None) -> IngestionState:
         self.table.flush()
         self._spool.flush()
         return IngestionState(
@@ -246,8 +243,8 @@ class CorpusBuilder:
             screening=self._screen.state(),
             splitting=self._splitter.state(),
             substitutions=dict(self._substitutions),
-            open_shards=open_shards,
-            num_shards=self._num_shards,
+            open_shards=(),
+            num_shards=len(self.shards),
             screening_bytes=self.table.tell(),
             num_spooled=self._spool.num_records,
             repeats=repeats,
@@ -255,6 +252,7 @@ class CorpusBuilder:
 
     def close_files(self) -> None:
         """Close what is appended to, however the work ended."""
+        self._open.close()
         self._opened.close()
 
     @property

@@ -28,10 +28,10 @@ from proteinlm.corpus.layout import CorpusIndex
 from proteinlm.corpus.ordered_threads import Worker
 from proteinlm.corpus.repeat_finder import RepeatFinder
 from proteinlm.corpus.shard_rewriting import rewrite_shards, settle_rewritten
-from proteinlm.corpus.shard_writer import WrittenShard, split_entry
 from proteinlm.corpus.source_reading import SourceReading
 from proteinlm.corpus.splitting import Splitter, SplittingConfig, prepare_splitter
 from proteinlm.corpus.work_folder import UnusableWorkError, WorkFolder, work_folder
+from proteinlm.corpus.written_shard import WrittenShard, split_entry
 from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import FastaConfig, ScreeningConfig, ScreeningReport, alphabet_digest
@@ -250,12 +250,13 @@ class _Work:
 
     def done(self) -> CorpusIndex:
         """Do what is left and return the index."""
-        worker = Worker(is_threaded=self._effort.num_jobs > 1)
-        with self._builder(worker) as builder:
+        worker, writer = (Worker(is_threaded=self._effort.num_jobs > 1) for _ in range(2))
+        with self._builder(worker, writer) as builder:
             try:
                 self._read(builder)
             finally:
                 worker.stop()
+                writer.stop()
             if not builder.screening.num_kept:
                 screening = builder.screening
                 raise FastaError(f"none of {screening.num_read:,} records can be kept: {listed(screening.dropped)}")
@@ -271,7 +272,7 @@ class _Work:
         return self._order.config.screening.duplicates
 
     @contextmanager
-    def _builder(self, worker: Worker) -> Iterator[CorpusBuilder]:
+    def _builder(self, worker: Worker, writer: Worker) -> Iterator[CorpusBuilder]:
         """Yield a builder that is where the work broke off, and close its files."""
         builder = CorpusBuilder(
             self._folder,
@@ -280,6 +281,7 @@ class _Work:
             self._splitter,
             shard_residues=self._order.config.shard_residues,
             worker=worker,
+            writer=writer,
             timings=self.timings,
         )
         try:

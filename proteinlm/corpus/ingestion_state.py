@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from proteinlm import config as configuration
+from proteinlm.corpus import layout
 from proteinlm.corpus.layout import LeakEntry
-from proteinlm.corpus.shard_writer import WrittenShard
 from proteinlm.corpus.source_reading import ReadingState
 from proteinlm.corpus.work_folder import UnusableWorkError, WorkFolder, work_folder_of
+from proteinlm.corpus.written_shard import WrittenShard
 from proteinlm.errors import ConfigError
 
 # changes when an older state would be gone on with wrongly
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +58,7 @@ class OpenShardState:
         number: of the shard.
         longest: residues of its longest sequence.
         lengths: elements on disk, by dataset.
-        digests: xxh3_64 of them.
+        digests: xxh3_128 of the tokens and xxh3_64 of all else.
     """
 
     split: str
@@ -66,6 +67,11 @@ class OpenShardState:
     longest: int
     lengths: Mapping[str, int]
     digests: Mapping[str, str]
+
+    @property
+    def file(self) -> str:
+        """The name of the file that it will be."""
+        return layout.shard_file(self.split, self.number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +100,7 @@ class IngestionState:
         screening: the counts of the screen.
         substitutions: residues replaced in kept records, by kind.
         splitting: the counts of the splitter.
-        open_shards: one for each split while there is more to read.
+        open_shards: one for each split that has one, while there is more to read.
         num_shards: shards written.
         screening_bytes: length of the list of what was dropped or noted.
         num_spooled: records whose digests are on disk.

@@ -48,6 +48,11 @@ def shard_file(split: str, number: int) -> str:
     return f"{split}-{number:05d}.h5"
 
 
+def shard_number(file: str) -> int:
+    """Return the number in the file name of a shard."""
+    return int(file.removesuffix(".h5").rpartition("-")[2])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardEntry:
     """One shard file; ``digest`` is the xxh3_128 of its datasets' bytes, one after the other.

@@ -1,46 +1,30 @@
-"""The shard of a split that is being filled: flat arrays in memory that grow at their end."""
+"""The shard of a split that is being filled: residues go to its file at once, all else stays in memory."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from proteinlm.corpus import layout
+from proteinlm.corpus.layout import ShardEntry
+from proteinlm.corpus.shard_tokens import Records, ShardTokens
+from proteinlm.corpus.written_shard import WrittenShard
+from proteinlm.sequence.timings import measured
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# elements for which a new column has room; residues may have more from the beginning
+# elements for which a new column has room
 _FIRST_ROOM = 1 << 12
-_MOST_ROOM = 1 << 26
-
-
-class Records(Protocol):
-    """Records in flat arrays: what a block and a shard have in common."""
-
-    @property
-    def tokens(self) -> NDArray[np.uint8]:
-        """The residues, one record after the other."""
-
-    @property
-    def offsets(self) -> NDArray[np.int64]:
-        """int64 (N + 1), where the records begin in ``tokens``, and the end."""
-
-    @property
-    def identifiers(self) -> NDArray[np.uint8]:
-        """The UTF-8 bytes of the identifiers, one after the other."""
-
-    @property
-    def identifier_offsets(self) -> NDArray[np.int64]:
-        """int64 (N + 1) into ``identifiers``."""
 
 
 class Column:
     """One dataset as far as it goes. Views of it stay what they are while it grows."""
 
-    def __init__(self, dtype: str, room: int = _FIRST_ROOM) -> None:
-        self._values: NDArray[Any] = np.empty(room, dtype=dtype)
+    def __init__(self, dtype: str) -> None:
+        self._values: NDArray[Any] = np.empty(_FIRST_ROOM, dtype=dtype)
         self._size = 0
 
     def __len__(self) -> int:
@@ -55,47 +39,41 @@ class Column:
         """Return a view of ``amount`` new elements, to be filled by the caller."""
         start, self._size = self._size, self._size + amount
         if self._size > len(self._values):
-            # pages that are never touched cost nothing, and twice the room keeps copying rare
+            # twice the room keeps copying rare
             grown = np.empty(max(self._size, 2 * len(self._values)), dtype=self._values.dtype)
             grown[:start] = self._values[:start]
             self._values = grown
         return self._values[start : self._size]
-
-    def clear(self) -> None:
-        """Forget all elements and keep the room."""
-        self._size = 0
 
 
 class OpenShard:
     """The records that will be shard ``number`` of ``split``.
 
     Args:
+        split: its name.
+        number: of the shard.
+        tokens: its residues, in a file that grows.
         has_clusters: whether clusters are known.
-        room: residues that it will hold, as far as that is known.
+        is_empty: whether there is no record yet; if not, the caller fills ``columns`` and ``longest``.
 
     Attributes:
-        columns: by dataset, in the order of the format.
+        columns: all datasets but the tokens, in the order of the format.
         longest: residues of the longest record.
     """
 
-    def __init__(self, *, has_clusters: bool, room: int = _FIRST_ROOM) -> None:
-        # memory that is not touched yet costs nothing, and residues need not be moved when more come
-        rooms = {layout.TOKENS_DATASET: min(room, _MOST_ROOM)}
-        self.columns = {
-            name: Column(dtype, rooms.get(name, _FIRST_ROOM))
-            for name, dtype in layout.DTYPES.items()
-            if has_clusters or name != layout.CLUSTERS_DATASET
-        }
-        self.begin("", 0)
-
-    def begin(self, split: str, number: int) -> None:
-        """Make it the empty shard with this number."""
-        self.split, self.number = split, number
+    def __init__(
+        self, split: str, number: int, tokens: ShardTokens, *, has_clusters: bool, is_empty: bool = True
+    ) -> None:
+        self.split, self.number, self.tokens = split, number, tokens
         self.longest = 0
-        for column in self.columns.values():
-            column.clear()
-        for name in (layout.OFFSETS_DATASET, layout.IDENTIFIER_OFFSETS_DATASET):
-            self.columns[name].extend(1)[0] = 0
+        self.columns = {
+            name: Column(dtype)
+            for name, dtype in layout.DTYPES.items()
+            if name != layout.TOKENS_DATASET and (has_clusters or name != layout.CLUSTERS_DATASET)
+        }
+        if is_empty:
+            for name in (layout.OFFSETS_DATASET, layout.IDENTIFIER_OFFSETS_DATASET):
+                self.columns[name].extend(1)[0] = 0
 
     @property
     def file(self) -> str:
@@ -107,57 +85,44 @@ class OpenShard:
         """How many records it holds."""
         return len(self.columns[layout.OFFSETS_DATASET]) - 1
 
-    @property
-    def num_residues(self) -> int:
-        """How many residues it holds."""
-        return len(self.columns[layout.TOKENS_DATASET])
-
-    @property
-    def datasets(self) -> dict[str, NDArray[Any]]:
-        """Its content by dataset, as views."""
-        return {name: column.values for name, column in self.columns.items()}
-
     def append(self, records: Records, numbers: NDArray[np.int64], clusters: NDArray[np.uint64] | None = None) -> None:
         """Take in some records.
 
         Args:
             records: where they are.
-            numbers: int64 (M,), which ones, rising.
+            numbers: int64 (M,), which ones, rising; at least one.
             clusters: uint64 (M,), the cluster of each, where clusters are known.
-        """
-        if not len(numbers):
-            return
-        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-        runs = np.append(0, breaks), np.append(breaks, len(numbers)) - 1
-        firsts, ends = numbers[runs[0]], numbers[runs[1]] + 1
-        lengths = self._append_runs(
-            layout.TOKENS_DATASET, layout.OFFSETS_DATASET, (records.tokens, records.offsets), (numbers, firsts, ends)
-        )
-        self._append_runs(
-            layout.IDENTIFIERS_DATASET,
-            layout.IDENTIFIER_OFFSETS_DATASET,
-            (records.identifiers, records.identifier_offsets),
-            (numbers, firsts, ends),
-        )
-        if clusters is not None:
-            self.columns[layout.CLUSTERS_DATASET].extend(len(numbers))[:] = clusters
-        self.longest = max(self.longest, int(lengths.max()))
 
-    def _append_runs(
-        self,
-        name: str,
-        offsets_name: str,
-        content: tuple[NDArray[np.uint8], NDArray[np.int64]],
-        runs: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-    ) -> NDArray[np.int64]:
-        """Copy records, each run of neighbours at once, and return their lengths."""
-        values, offsets = content
-        numbers, firsts, ends = runs
-        lengths = offsets[numbers + 1] - offsets[numbers]
-        parts = [values[start:end] for start, end in zip(offsets[firsts].tolist(), offsets[ends].tolist(), strict=True)]
-        before = len(self.columns[name])
-        np.concatenate(parts, out=self.columns[name].extend(int(lengths.sum())))
-        added = self.columns[offsets_name].extend(len(numbers))
-        np.cumsum(lengths, out=added)
-        added += before
-        return lengths
+        Raises:
+            OutputError: if residues cannot be written.
+        """
+        from proteinlm.corpus.record_gathering import copy_records
+
+        columns = self.columns
+        self.tokens.append(records, numbers, columns[layout.OFFSETS_DATASET].extend(len(numbers)))
+        with measured(self.tokens.timings, "gather"):
+            offsets, before = records.identifier_offsets, len(columns[layout.IDENTIFIERS_DATASET])
+            names = columns[layout.IDENTIFIERS_DATASET].extend(int((offsets[numbers + 1] - offsets[numbers]).sum()))
+            ends = columns[layout.IDENTIFIER_OFFSETS_DATASET].extend(len(numbers))
+            copy_records(records.identifiers, offsets, numbers, names, ends, before)
+            if clusters is not None:
+                columns[layout.CLUSTERS_DATASET].extend(len(numbers))[:] = clusters
+            self.longest = max(self.longest, int(np.diff(records.offsets)[numbers].max()))
+
+    def finish(self, folder: Path) -> WrittenShard:
+        """Make it a shard in ``folder``; it is of no use afterwards.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        num_residues, counts = len(self.tokens), self.tokens.counts
+        others = {name: column.values for name, column in self.columns.items()}
+        digest, block_digests = self.tokens.finish(folder / self.file, others)
+        entry = ShardEntry(
+            file=self.file,
+            num_sequences=self.num_sequences,
+            num_residues=num_residues,
+            digest=digest,
+            block_digests=block_digests,
+        )
+        return WrittenShard(self.split, entry, self.longest, tuple(counts.tolist()))

@@ -44,6 +44,15 @@ class Worker:
         else:
             self._jobs.put(job)
 
+    def wait(self) -> None:
+        """Wait until all that was submitted is done; more may be submitted afterwards.
+
+        Raises:
+            BaseException: what a job has raised.
+        """
+        self._jobs.join()
+        self._raise()
+
     def finish(self) -> None:
         """Wait until all is done.
 
@@ -75,6 +84,8 @@ class Worker:
                     job()
                 except BaseException as error:
                     self._error = error
+            self._jobs.task_done()
+        self._jobs.task_done()
 
 
 def in_order(items: Iterator[Item], work: Callable[[Item], Result], *, threads: int, room: int) -> Iterator[Result]:

@@ -15,8 +15,8 @@ from proteinlm.corpus.layout import TRAIN
 from proteinlm.corpus.record_set import RecordSet
 from proteinlm.corpus.screening_list import MOST_NOTED, list_row
 from proteinlm.corpus.shard_reader import SequenceSet, open_shard
-from proteinlm.corpus.shard_writer import WrittenShard
 from proteinlm.corpus.work_folder import WorkFolder
+from proteinlm.corpus.written_shard import WrittenShard
 from proteinlm.sequence.screening import DUPLICATE, DUPLICATE_IDENTIFIER
 
 if TYPE_CHECKING:

@@ -137,15 +137,26 @@ def _find_opening(identifiers: Any, offsets: Any, which: Any, opening: Any, foun
             found[place] |= is_same
 
 
-def hash_pairs(pairs: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Return the seeded xxh3_64, uint64 (K,), of 128-bit digests (K, 2) written big end first."""
-    texts = np.ascontiguousarray(pairs[:, ::-1]).byteswap().view(np.uint8).reshape(-1)
-    found = np.empty(len(pairs), dtype=np.uint64)
-    _hash_pieces(texts, np.uint64(seed), found)
+def hash_pairs(pairs: NDArray[np.uint64], rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """Return the seeded xxh3_64, uint64 (K,), of some of the 128-bit digests (N, 2), written big end first."""
+    found = np.empty(len(rows), dtype=np.uint64)
+    _hash_pairs(pairs, rows, np.uint64(seed), found)
     return found
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _hash_pieces(texts: Any, seed: Any, found: Any) -> None:
-    for place in range(len(found)):
-        found[place] = xxh3_64(texts, 16 * place, 16 * place + 16, seed)
+def _hash_pairs(pairs: Any, rows: Any, seed: Any, found: Any) -> None:
+    text = np.empty(2, np.uint64)
+    for place in range(len(rows)):
+        low, high = pairs[rows[place]]
+        text[0], text[1] = _swapped(high), _swapped(low)
+        found[place] = xxh3_64(text, 0, 16, seed)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _swapped(word: Any) -> Any:
+    """Return a word with its bytes in the other order; the compiler knows the pattern."""
+    odd, pair, half = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF), np.uint64(32)
+    word = ((word >> np.uint64(8)) & odd) | ((word & odd) << np.uint64(8))
+    word = ((word >> np.uint64(16)) & pair) | ((word & pair) << np.uint64(16))
+    return (word >> half) | (word << half)

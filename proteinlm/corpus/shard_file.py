@@ -1,7 +1,7 @@
 """A shard file: plain HDF5 whose bytes depend on nothing but the sequences.
 
 HDF5 lays the file out; the bytes of the datasets are then written past it, which takes neither the
-interpreter's lock nor HDF5's, and digests are taken from memory instead of from the file.
+interpreter's lock nor HDF5's.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,30 @@ _WRITTEN_AT_ONCE = 1 << 24
 _ALIGNMENT = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the datasets of a shard begin in its file, and the bytes between them by their position."""
+
+    positions: Mapping[str, int]
+    frame: tuple[tuple[int, bytes], ...]
+
+
+def block_digest(block: bytes) -> str:
+    """Return the xxh3_64 of a block in 16 hex digits."""
+    import xxhash
+
+    digest: str = xxhash.xxh3_64_hexdigest(block)
+    return digest
+
+
+def block_digests(path: Path) -> Iterator[str]:
+    """Yield the digest of each 1 MiB of a file, the last block shorter."""
+    # read, not mapped: a sector that cannot be read ends a process that maps it, without a word
+    with path.open("rb") as file:
+        while block := file.read(layout.BLOCK_BYTES):
+            yield block_digest(block)
+
+
 def content_digest(datasets: Datasets) -> str:
     """Return the xxh3_128 of the datasets' bytes in the order of their names in the format."""
     import xxhash
@@ -39,14 +65,20 @@ def content_digest(datasets: Datasets) -> str:
     return text
 
 
-def block_digests(path: Path) -> Iterator[str]:
-    """Yield the xxh3_64 of each 1 MiB of a file, the last block shorter, in 16 hex digits."""
-    import xxhash
+@contextmanager
+def writing(name: str) -> Iterator[None]:
+    """Say what is wrong where the file of this name cannot be written.
 
-    # read, not mapped: a sector that cannot be read ends a process that maps it, without a word
-    with path.open("rb") as file:
-        while block := file.read(layout.BLOCK_BYTES):
-            yield xxhash.xxh3_64_hexdigest(block)
+    Raises:
+        OutputError: if the disk is full or the file cannot be written for another reason.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # HDF5 tells of a full disk in either, with the reason inside a long text
+        found = re.search(r"error message = '([^']+)'", str(error))
+        reason = found[1] if found else getattr(error, "strerror", None) or error
+        raise OutputError(f"{name}: cannot be written ({reason})") from error
 
 
 def write_shard(path: Path, datasets: Datasets, *, digest: str) -> str:
@@ -55,7 +87,7 @@ def write_shard(path: Path, datasets: Datasets, *, digest: str) -> str:
     Args:
         path: the file to make, or to make anew.
         datasets: by name, in the order of ``layout.DTYPES``, each of its type.
-        digest: their ``content_digest``.
+        digest: the xxh3_128 of their bytes in this order.
 
     Returns:
         the ``block_digests`` of the file, joined.
@@ -63,22 +95,22 @@ def write_shard(path: Path, datasets: Datasets, *, digest: str) -> str:
     Raises:
         OutputError: if the disk is full or the file cannot be written for another reason.
     """
-    try:
-        positions = _lay_out(path, datasets, digest)
+    with writing(path.name):
+        planned = lay_out(path, {name: len(values) for name, values in datasets.items()}, digest)
         with path.open("r+b") as file:
-            parts = sorted((positions[name], _bytes(values)) for name, values in datasets.items() if len(values))
-            for position, content in parts:
-                _write_at(file.fileno(), content, position)
-            return "".join(_digests_of_blocks(file.fileno(), parts))
-    except (OSError, RuntimeError) as error:
-        # HDF5 tells of a full disk in either, with the reason inside a long text
-        found = re.search(r"error message = '([^']+)'", str(error))
-        reason = found[1] if found else getattr(error, "strerror", None) or error
-        raise OutputError(f"{path.name}: cannot be written ({reason})") from error
+            for name, values in datasets.items():
+                write_at(file.fileno(), values, planned.positions[name])
+        return "".join(block_digests(path))
 
 
-def _lay_out(path: Path, datasets: Datasets, digest: str) -> dict[str, int]:
-    """Make the file with room for its datasets, and return where each is to be written."""
+def lay_out(path: Path, sizes: Mapping[str, int], digest: str) -> Layout:
+    """Make a shard file with room for its datasets, whose content is still to be written.
+
+    Args:
+        path: the file to make, or to make anew.
+        sizes: elements of each dataset, in the order of ``layout.DTYPES``.
+        digest: of what the datasets will hold.
+    """
     import h5py
 
     # the room is there from the beginning and holds zeros until it is written, at no cost
@@ -92,50 +124,44 @@ def _lay_out(path: Path, datasets: Datasets, digest: str) -> dict[str, int]:
         file.attrs["format_version"] = layout.FORMAT_VERSION
         file.attrs["alphabet"] = alphabet_digest()
         file.attrs["digest"] = digest
-        for name, values in datasets.items():
+        for name, size in sizes.items():
             dtype = h5py.h5t.py_create(np.dtype(layout.DTYPES[name]))
-            space = h5py.h5s.create_simple(values.shape)
-            dataset = h5py.h5d.create(file.id, name.encode(), dtype, space, dcpl=creation)
+            dataset = h5py.h5d.create(file.id, name.encode(), dtype, h5py.h5s.create_simple((size,)), dcpl=creation)
             positions[name] = dataset.get_offset()
-    return positions
+    return Layout(positions, tuple(_frame(path, sizes, positions)))
 
 
-def _bytes(values: NDArray[Any]) -> memoryview:
-    return np.ascontiguousarray(values).data.cast("B")
+def start_of_tokens(path: Path) -> int:
+    """Return where the tokens begin in shard files, as HDF5 is here; ``path`` is written and removed.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    with writing(path.name):
+        planned = lay_out(path, {layout.TOKENS_DATASET: 1}, "0" * 32)
+        path.unlink()
+    return planned.positions[layout.TOKENS_DATASET]
 
 
-def _write_at(descriptor: int, content: memoryview, position: int) -> None:
+def _frame(path: Path, sizes: Mapping[str, int], positions: Mapping[str, int]) -> Iterator[tuple[int, bytes]]:
+    """Yield the bytes of a file that are in no dataset, with their positions."""
+    # a dataset without elements has no position
+    parts = sorted(
+        (positions[name], size * np.dtype(layout.DTYPES[name]).itemsize) for name, size in sizes.items() if size
+    )
+    with path.open("rb") as file:
+        end = 0
+        for position, num_bytes in parts:
+            file.seek(end)
+            yield end, file.read(position - end)
+            end = position + num_bytes
+        file.seek(end)
+        yield end, file.read()
+
+
+def write_at(descriptor: int, values: NDArray[Any], position: int) -> None:
+    """Write all bytes of a contiguous array at a position of a file."""
+    content = values.view(np.uint8).data
     written = 0
     while written < len(content):
         written += os.pwrite(descriptor, content[written : written + _WRITTEN_AT_ONCE], position + written)
-
-
-def _digests_of_blocks(descriptor: int, parts: list[tuple[int, memoryview]]) -> Iterator[str]:
-    """Yield what ``block_digests`` gives, reading only what lies outside of ``parts``."""
-    import xxhash
-
-    digest = xxhash.xxh3_64()
-    room = layout.BLOCK_BYTES
-    for piece in _pieces(descriptor, parts):
-        done = 0
-        while done < len(piece):
-            taken = piece[done : done + room]
-            digest.update(taken)
-            done += len(taken)
-            room -= len(taken)
-            if not room:
-                yield digest.hexdigest()
-                digest.reset()
-                room = layout.BLOCK_BYTES
-    if room < layout.BLOCK_BYTES:
-        yield digest.hexdigest()
-
-
-def _pieces(descriptor: int, parts: list[tuple[int, memoryview]]) -> Iterator[bytes | memoryview]:
-    """Yield all bytes of a file in order, those of ``parts`` from memory."""
-    end = 0
-    for position, content in parts:
-        yield os.pread(descriptor, position - end, end)
-        yield content
-        end = position + len(content)
-    yield os.pread(descriptor, os.fstat(descriptor).st_size - end, end)

@@ -12,10 +12,13 @@ import numpy as np
 from proteinlm.corpus import layout
 from proteinlm.corpus.ingestion_state import append_shard, read_shards
 from proteinlm.corpus.open_shard import OpenShard
+from proteinlm.corpus.ordered_threads import Worker
 from proteinlm.corpus.repeat_finder import places_in_shards
+from proteinlm.corpus.shard_file import start_of_tokens
 from proteinlm.corpus.shard_reader import Shard, open_shard
-from proteinlm.corpus.shard_writer import WrittenShard, write_datasets
+from proteinlm.corpus.shard_tokens import ShardTokens
 from proteinlm.corpus.work_folder import WorkFolder
+from proteinlm.corpus.written_shard import WrittenShard
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,10 +71,13 @@ def _rewritten(folder: WorkFolder, shard: WrittenShard, places: NDArray[np.int64
         nothing = replace(shard.entry, num_sequences=0, num_residues=0, digest="", block_digests="")
         return replace(shard, entry=nothing, longest=0, token_counts=(0,) * len(shard.token_counts))
     before = open_shard(folder.corpus / shard.entry.file, shard.entry)
-    after = OpenShard(has_clusters=layout.CLUSTERS_DATASET in before.regions)
-    clusters = before[layout.CLUSTERS_DATASET][numbers] if layout.CLUSTERS_DATASET in before.regions else None
+    has_clusters = layout.CLUSTERS_DATASET in before.regions
+    clusters = before[layout.CLUSTERS_DATASET][numbers] if has_clusters else None
+    growing = folder.replacements / f"{shard.entry.file}.{layout.TOKENS_DATASET}"
+    tokens = ShardTokens(growing, start=start_of_tokens(growing), worker=Worker(is_threaded=False))
+    after = OpenShard(shard.split, layout.shard_number(shard.entry.file), tokens, has_clusters=has_clusters)
     after.append(_ShardRecords(before), numbers, clusters)
-    return write_datasets(folder.replacements / shard.entry.file, shard.split, after.datasets, after.longest)
+    return after.finish(folder.replacements)
 
 
 @dataclass(frozen=True, slots=True)

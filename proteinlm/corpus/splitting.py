@@ -152,6 +152,7 @@ class Splitter:
         self._knows_clusters = clusters is not None or config.cluster_source == "header"
         may_hold_out = self._knows_clusters or held_out is not None
         self.splits = SPLITS if may_hold_out else tuple(name for name in SPLITS if name != VALIDATION_OOD)
+        self._validation_below = _below(config.validation_share)
         self._related = self._clusters_of_held_out()
         self._counts = _Counts()
         self._is_matched = np.zeros(0 if held_out is None else len(held_out.listed), dtype=np.bool_)
@@ -177,15 +178,17 @@ class Splitter:
         from proteinlm.corpus.row_hashes import hash_pairs
 
         rows = np.flatnonzero(kept)
-        names = block.name_digests[rows, 0]
+        # a gathering of its own, in vain where nothing is told by name
+        is_named = self._table is not None or self._held_out is not None
+        names = block.name_digests[rows, 0] if is_named else np.zeros(len(rows), dtype=np.uint64)
         clusters, is_clustered = self._clusters_of(block, rows, names)
-        is_held_out = self._held_out_by_name(names, clusters)
+        is_low = hash_pairs(*self._validation_pairs(block, rows, clusters), self._iid_seed) < self._validation_below
+        splits = np.multiply(is_low, _IID, dtype=np.uint8)
+        if self._held_out is not None:
+            splits[self._held_out_by_name(self._held_out, names, clusters)] = _OOD
         if clusters is not None:
-            is_held_out |= self._held_out_by_size_or_hash(clusters) & is_clustered
-        pairs = self._validation_pairs(block, rows, clusters)
-        splits = np.where(hash_pairs(pairs, self._iid_seed) < _below(self._config.validation_share), _IID, 0)
-        splits[is_held_out] = _OOD
-        return splits.astype(np.uint8), clusters
+            splits[self._held_out_by_size_or_hash(clusters) & is_clustered] = _OOD
+        return splits, clusters
 
     def _clusters_of(
         self, block: RecordBlock, rows: NDArray[np.int64], names: NDArray[np.uint64]
@@ -210,13 +213,12 @@ class Splitter:
         self._counts.num_unclustered += len(rows) - num_clustered
         return clusters, is_clustered
 
-    def _held_out_by_name(self, names: NDArray[np.uint64], clusters: NDArray[np.uint64] | None) -> NDArray[np.bool_]:
-        if self._held_out is None:
-            return np.zeros(len(names), dtype=np.bool_)
-        listed = self._held_out.listed
-        is_listed = is_in(names, listed)
-        self._is_matched[np.searchsorted(listed, names[is_listed])] = True
-        is_of_family = is_in(names, self._held_out.members) & ~is_listed
+    def _held_out_by_name(
+        self, held_out: HeldOut, names: NDArray[np.uint64], clusters: NDArray[np.uint64] | None
+    ) -> NDArray[np.bool_]:
+        is_listed = is_in(names, held_out.listed)
+        self._is_matched[np.searchsorted(held_out.listed, names[is_listed])] = True
+        is_of_family = is_in(names, held_out.members) & ~is_listed
         is_held_out = is_listed | is_of_family
         if clusters is not None:
             is_related = is_in(clusters, self._related) & ~is_held_out
@@ -246,12 +248,12 @@ class Splitter:
 
     def _validation_pairs(
         self, block: RecordBlock, rows: NDArray[np.int64], clusters: NDArray[np.uint64] | None
-    ) -> NDArray[np.uint64]:
-        """Return the 128 bits (K, 2), low half and high half, whose hash fills ``validation_iid``."""
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Return 128 bits (N, 2), low half and high half, and those rows (K,) whose hash fills ``validation_iid``."""
         if self._config.validation_by == "cluster":
             assert clusters is not None
-            return np.stack([clusters, np.zeros_like(clusters)], axis=1)
-        return (block.digests if self._config.validation_by == "sequence" else block.name_digests)[rows]
+            return np.stack([clusters, np.zeros_like(clusters)], axis=1), np.arange(len(rows))
+        return (block.digests if self._config.validation_by == "sequence" else block.name_digests), rows
 
     def state(self) -> dict[str, Any]:
         """Return what has been counted, for ``restore`` after an interruption; JSON can hold it."""

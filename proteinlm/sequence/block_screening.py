@@ -59,6 +59,11 @@ class BlockScreen:
         self._num_nucleotides += int(np.count_nonzero(nucleotides(block, codes)))
         return codes
 
+    @property
+    def num_nucleotides(self) -> int:
+        """How many of the kept records look like nucleotides so far."""
+        return self._num_nucleotides
+
     def report(self) -> ScreeningReport:
         """Return the counts so far; none of them is of duplicates."""
         num_kept, *dropped = self._counts.tolist()

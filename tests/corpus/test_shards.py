@@ -16,12 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest, layout, open_corpus
+from proteinlm.corpus.open_shards import OpenShards
+from proteinlm.corpus.ordered_threads import Worker
+from proteinlm.corpus.shard_borders import ShardBorders
 from proteinlm.corpus.shard_file import block_digests
 from proteinlm.corpus.shard_reader import SequenceSet, open_shard
-from proteinlm.corpus.shard_writer import ShardPool, ShardWriter, split_entry, written
+from proteinlm.corpus.work_folder import WorkFolder
+from proteinlm.corpus.written_shard import split_entry
 from proteinlm.errors import ShardError
 from proteinlm.sequence import FastaRecord, decode, encode
 from proteinlm.sequence.record_blocks import ReadingPosition, block_of
+from proteinlm.sequence.timings import Timings
 
 PROTEINS = [(f"sp|P{n:05d}|TEST", "MKTAYIAKQRQISFVKSHFSRQ"[n % 7 :] + "ACDEFGHIKLM"[: n % 11]) for n in range(60)]
 
@@ -50,13 +55,21 @@ def _block(proteins):
 
 def _shards(folder, blocks, shard_residues):
     """Write blocks, each with the numbers of the records to take, and return the split."""
-    full = []
-    pool = ShardPool(has_clusters=True, shard_residues=shard_residues)
-    writer = ShardWriter("train", shard_residues=shard_residues, pool=pool, hand_on=full.append)
+    work = WorkFolder(Path(folder))
+    for place in (work.corpus, work.open_shards):
+        place.mkdir(exist_ok=True)
+    borders, shards = (
+        ShardBorders(shard_residues),
+        OpenShards(work, has_clusters=True, writer=Worker(is_threaded=False), timings=Timings()),
+    )
+    found = []
     for block, numbers in blocks:
-        writer.add_block(block, numbers, numbers.astype(numpy.uint64))
-    writer.close()
-    return split_entry([written(Path(folder), shard) for shard in full])
+        for part in borders.parts(numpy.cumsum(numpy.diff(block.offsets)[numbers])):
+            found.append(shards.finish_before("train", part.shard))
+            taken = numbers[part.start : part.stop]
+            shards.get("train", part.shard).append(block, taken, taken.astype(numpy.uint64))
+    found.append(shards.finish_before("train"))
+    return split_entry([shard for shard in found if shard is not None])
 
 
 # the first call compiles
@@ -83,7 +96,7 @@ def test_any_sequences_come_back_from_shards_of_any_size(proteins, shard_residue
     taken = [protein for protein in proteins if protein[2] > 0]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
         entry = _shards(folder, blocks, shard_residues)
-        found = SequenceSet([open_shard(Path(folder) / shard.file, shard) for shard in entry.shards])
+        found = SequenceSet([open_shard(WorkFolder(Path(folder)).corpus / shard.file, shard) for shard in entry.shards])
         assert [found.identifier(n) for n in range(len(found))] == [identifier for identifier, *_ in taken]
         assert [found.tokens(n).tolist() for n in range(len(found))] == [
             encode(residues).tokens.tolist() for _, residues, _ in taken
@@ -102,7 +115,7 @@ def test_any_sequences_come_back_from_shards_of_any_size(proteins, shard_residue
 def test_clusters_stand_beside_the_sequences_where_they_are_known(tmp_path):
     block = _block([(f"p{number}", b"MKV") for number in range(5)])
     entry = _shards(tmp_path, [(block, numpy.array([0, 2, 4]))], 6)
-    with h5py.File(tmp_path / entry.shards[0].file) as file:
+    with h5py.File(tmp_path / "corpus" / entry.shards[0].file) as file:
         assert file["clusters"].dtype == "<u8"
         assert file["clusters"][:].tolist() == [0, 2]
 
@@ -111,8 +124,8 @@ def test_a_written_shard_has_the_digests_of_what_is_on_disk(tmp_path, monkeypatc
     monkeypatch.setattr(layout, "BLOCK_BYTES", 256)
     block = _block([(f"protein {number}", b"MKVLAT" * number) for number in range(1, 40)])
     (shard,) = _shards(tmp_path, [(block, numpy.arange(len(block)))], 10**6).shards
-    assert shard.block_digests == "".join(block_digests(tmp_path / shard.file))
-    with h5py.File(tmp_path / shard.file) as file:
+    assert shard.block_digests == "".join(block_digests(tmp_path / "corpus" / shard.file))
+    with h5py.File(tmp_path / "corpus" / shard.file) as file:
         content = b"".join(file[name][:].tobytes() for name in layout.DTYPES)
         assert [file[name].id.get_offset() % 8 for name in layout.DTYPES] == [0] * 5
     assert shard.digest == xxhash.xxh3_128_hexdigest(content)

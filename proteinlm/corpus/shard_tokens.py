@@ -1,0 +1,250 @@
+"""The residues of a shard, on their way into its file while the shard grows.
+
+A contiguous dataset must know its size before HDF5 can lay it out, but where the first one begins
+depends on nothing. So residues are written to their place as they come and all the rest when the
+shard is full: nobody holds them in memory, and all that is counted and hashed is so while it is in a
+core's cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import xxhash
+
+from proteinlm.corpus import layout
+from proteinlm.corpus.ordered_threads import Worker
+from proteinlm.corpus.shard_file import (
+    Datasets,
+    Layout,
+    block_digest,
+    lay_out,
+    write_at,
+    write_shard,
+    writing,
+)
+from proteinlm.corpus.work_folder import UnusableWorkError
+from proteinlm.sequence.timings import Timings, measured
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# residues that are read at once where a shard is gone on with
+_PIECE = 1 << 20
+# the hashes let others have the interpreter's lock when they get more, and then wait for it longer than they work
+_HASHED_AT_ONCE = 1 << 16
+
+
+class Records(Protocol):
+    """Records in flat arrays: what a block and a shard have in common."""
+
+    @property
+    def tokens(self) -> NDArray[np.uint8]:
+        """The residues, one record after the other."""
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """int64 (N + 1), where the records begin in ``tokens``, and the end."""
+
+    @property
+    def identifiers(self) -> NDArray[np.uint8]:
+        """The UTF-8 bytes of the identifiers, one after the other."""
+
+    @property
+    def identifier_offsets(self) -> NDArray[np.int64]:
+        """int64 (N + 1) into ``identifiers``."""
+
+
+class ShardTokens:
+    """The growing file of a shard.
+
+    Args:
+        path: the file, made anew; the shard's name with another ending behind it.
+        start: bytes of it before the residues; where HDF5 puts them otherwise, they are moved at the end.
+        worker: writes to the file; others may share it.
+        timings: takes the seconds of the stages ``gather`` and ``write``.
+    """
+
+    def __init__(
+        self, path: Path, *, start: int, worker: Worker, timings: Timings | None = None, is_new: bool = True
+    ) -> None:
+        from proteinlm.sequence.token_counts import TokenCounter
+
+        self._path, self._start = path, start
+        self._worker, self.timings = worker, timings
+        self._size = 0
+        self._digest = xxhash.xxh3_128()
+        self._blocks = _BlockDigests(start)
+        self._counter = TokenCounter()
+        with writing(path.stem):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if is_new else 0), 0o666)
+
+    @classmethod
+    def resumed(
+        cls, path: Path, size: int, digest: str, *, start: int, worker: Worker, timings: Timings | None = None
+    ) -> ShardTokens:
+        """Return what it was when it held ``size`` residues whose digest was ``digest``.
+
+        Raises:
+            UnusableWorkError: if the file does not hold them.
+        """
+        tokens = cls(path, start=start, worker=worker, timings=timings, is_new=False)
+        for piece in tokens._read(size):
+            tokens._take_in(piece)
+        if tokens._size < size or tokens.digest != digest:
+            tokens.close()
+            raise UnusableWorkError(f"{path}: is damaged; begin anew with --restart")
+        os.ftruncate(tokens._descriptor, start + size)
+        return tokens
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def digest(self) -> str:
+        """The xxh3_128 of the residues so far."""
+        return self._digest.hexdigest()
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How often each token occurs so far, int64[33]."""
+        return self._counter.counts
+
+    def append(self, records: Records, numbers: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        """Write the residues of more records.
+
+        Args:
+            records: where they are.
+            numbers: int64 (M,), which ones, rising.
+            ends: int64 (M,), filled with where each record ends among all residues.
+
+        Raises:
+            OutputError: if the disk is full or the file cannot be written for another reason; where the worker
+                is a thread, for earlier records.
+        """
+        from proteinlm.corpus.record_gathering import copy_records
+
+        offsets, place = records.offsets, self._start + self._size
+        with measured(self.timings, "gather"):
+            tokens = np.empty(int((offsets[numbers + 1] - offsets[numbers]).sum()), dtype=np.uint8)
+            copy_records(records.tokens, offsets, numbers, tokens, ends, self._size)
+
+        def write() -> None:
+            with measured(self.timings, "write"), writing(self._path.stem):
+                write_at(self._descriptor, tokens, place)
+
+        self._worker.submit(write)
+        with measured(self.timings, "gather"):
+            self._take_in(tokens)
+
+    def wait(self) -> None:
+        """Wait until all residues are written.
+
+        Raises:
+            OutputError: as ``append``.
+        """
+        self._worker.wait()
+
+    def finish(self, path: Path, others: Datasets) -> tuple[str, str]:
+        """Write the other datasets and make the file the shard ``path``.
+
+        Args:
+            path: the shard.
+            others: all datasets but the tokens, in the order of the format.
+
+        Returns:
+            the ``content_digest`` of the shard and the ``block_digests`` of the file, joined.
+
+        Raises:
+            OutputError: as ``append``.
+        """
+        try:
+            self.wait()
+            with writing(path.name):
+                return self._finished(path, others)
+        finally:
+            self.close()
+
+    def _finished(self, path: Path, others: Datasets) -> tuple[str, str]:
+        for values in others.values():
+            self._digest.update(values.data)
+        digest = self._digest.hexdigest()
+        sizes = {layout.TOKENS_DATASET: self._size} | {name: len(values) for name, values in others.items()}
+        plan = self._path.with_name(f"{path.name}.plan")
+        planned = lay_out(plan, sizes, digest)
+        if planned.positions[layout.TOKENS_DATASET] == self._start:
+            plan.unlink()
+            blocks = self._completed(planned, others)
+            os.replace(self._path, path)
+        else:
+            tokens = np.concatenate([*self._read(self._size)])
+            blocks = write_shard(plan, {layout.TOKENS_DATASET: tokens, **others}, digest=digest)
+            os.replace(plan, path)
+        return digest, blocks
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _take_in(self, tokens: NDArray[np.uint8]) -> None:
+        for place in range(0, len(tokens), _HASHED_AT_ONCE):
+            piece = tokens[place : place + _HASHED_AT_ONCE].data
+            self._digest.update(piece)
+            self._blocks.update(piece)
+        self._counter.add(tokens)
+        self._size += len(tokens)
+
+    def _completed(self, planned: Layout, others: Datasets) -> str:
+        """Write all but the tokens and return the digests of the blocks."""
+        for position, content in planned.frame:
+            write_at(self._descriptor, np.frombuffer(content, dtype=np.uint8), position)
+        for name, values in others.items():
+            write_at(self._descriptor, values, planned.positions[name])
+        num_blocks = -(-os.fstat(self._descriptor).st_size // layout.BLOCK_BYTES)
+        first, whole = self._blocks.first, self._blocks.whole[:]
+        # the others lie partly or wholly in what was written just now
+        before = [self._block(number) for number in range(min(first, num_blocks))]
+        return "".join([*before, *whole, *(self._block(number) for number in range(first + len(whole), num_blocks))])
+
+    def _block(self, number: int) -> str:
+        return block_digest(os.pread(self._descriptor, layout.BLOCK_BYTES, number * layout.BLOCK_BYTES))
+
+    def _read(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        for place in range(0, size, _PIECE):
+            piece = os.pread(self._descriptor, min(_PIECE, size - place), self._start + place)
+            yield np.frombuffer(piece, dtype=np.uint8)
+
+
+class _BlockDigests:
+    """The digests of the blocks of a file that lie wholly in what is written from ``start`` on.
+
+    Attributes:
+        first: number of the first such block.
+        whole: the digests of those that have been filled.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.first = -(-start // layout.BLOCK_BYTES)
+        self.whole: list[str] = []
+        # bytes to leave out, of the block before
+        self._ahead = self.first * layout.BLOCK_BYTES - start
+        self._digest = xxhash.xxh3_64()
+        self._room = layout.BLOCK_BYTES
+
+    def update(self, piece: memoryview[Any]) -> None:
+        """Take in what was written next."""
+        place = min(self._ahead, len(piece))
+        self._ahead -= place
+        while place < len(piece):
+            taken = piece[place : place + self._room]
+            self._digest.update(taken)
+            place += len(taken)
+            self._room -= len(taken)
+            if not self._room:
+                self.whole.append(self._digest.hexdigest())
+                self._digest.reset()
+                self._room = layout.BLOCK_BYTES
