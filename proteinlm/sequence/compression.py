@@ -115,11 +115,13 @@ def _zstandard() -> Decompressor:
     return ZstandardDecompressor()
 
 
+# frames for others than the reader of text, which pzstd begins with
+_SKIPPABLE = [bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16)]
 _COMPRESSIONS = (
     _Compression("gzip", (b"\x1f\x8b",), _gzip),
     _Compression("xz", (b"\xfd7zXZ\x00",), _xz),
     _Compression("bzip2", (b"BZh",), _bzip2),
-    _Compression("zstandard", (b"\x28\xb5\x2f\xfd",), _zstandard),
+    _Compression("zstandard", (b"\x28\xb5\x2f\xfd", *_SKIPPABLE), _zstandard),
 )
 
 

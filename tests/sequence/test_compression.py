@@ -174,3 +174,28 @@ def test_zstandard_frames_of_every_kind_are_read_in_any_parts(text, level, check
             assert b"".join(parts) == text
             # the library may hold back what a block before has added
             assert max(map(len, parts)) <= 3 << 17
+
+
+def test_skippable_frames_of_zstandard_are_passed_over(tmp_path):
+    frame = zstandard.compress(TEXT)
+    first, other = (bytes([byte]) + b"\x2a\x4d\x18\x04\0\0\0" for byte in (0x50, 0x5F))
+    empty = b"\x51\x2a\x4d\x18\0\0\0\0"
+    data = (
+        first
+        + len(frame).to_bytes(4, "little")
+        + frame
+        + empty
+        + other
+        + b"\x28\xb5\x2f\xfd"
+        + frame
+        + first
+        + b"\0>a\n"
+    )
+    assert _read(_file(tmp_path, data)) == 2 * TEXT
+    with pytest.raises(FastaError, match="the zstandard data end before their end mark"):
+        _read(_file(tmp_path, data[:-1]))
+
+
+def test_a_skippable_frame_may_be_longer_than_a_piece(tmp_path):
+    skipped = b"\x5e\x2a\x4d\x18" + (5_000_000).to_bytes(4, "little") + bytes(5_000_000)
+    assert _read(_file(tmp_path, skipped + zstandard.compress(TEXT))) == TEXT
