@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 import re
 import select
 import stat
@@ -27,6 +28,8 @@ PIECE = 1 << 16
 # bytes of compressed data, and of text that they may add at once however far they expand: large, as
 # the interpreter's lock is handed over for each, and equal, as libraries set aside what is asked for
 _LARGE_PIECE = 1 << 20
+# where a mark is looked for before a piece ends: some records
+_NEAR = 1 << 13
 _NO_PADDING = re.compile(rb"[^\0]")
 _LONGEST_MAGIC = 6
 
@@ -212,6 +215,7 @@ def read_decompressed(
     digest: SourceDigest | None = None,
     progress: Progress = SILENT,
     plain_piece: int = PIECE,
+    plain_mark: bytes = b"",
     timings: Timings | None = None,
 ) -> Iterator[bytes]:
     """Yield the bytes of a file in pieces, decompressed if they are gzip, xz, bzip2 or zstandard.
@@ -223,13 +227,15 @@ def read_decompressed(
         digest: takes in the bytes as they lie on disk.
         progress: hears of bytes as they lie on disk.
         plain_piece: size in bytes of the pieces of a file that is not compressed, but for the first.
+        plain_mark: such pieces of a regular file, but for the first, end before the last byte of these
+            bytes where they stand near, so that nobody has to cut them there.
         timings: gets the stages ``read``, ``hash`` and ``inflate``.
 
     Raises:
         FastaError: if the file cannot be opened or its compressed data are cut off or damaged, or
             are followed by bytes that are no further member.
     """
-    pieces = _raw(path, digest, progress, plain_piece, timings)
+    pieces = _raw(path, digest, progress, plain_piece, plain_mark, timings)
     first = next(pieces, b"")
     kind = _kind_of(first)
     if kind is not None:
@@ -267,14 +273,16 @@ def _chain(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _raw(
-    path: Path | str, digest: SourceDigest | None, progress: Progress, plain_piece: int, timings: Timings | None
+    path: Path | str,
+    digest: SourceDigest | None,
+    progress: Progress,
+    plain_piece: int,
+    plain_mark: bytes,
+    timings: Timings | None,
 ) -> Iterator[bytes]:
     try:
         with _open(path) as file:
-            size = 0
-            while piece := _read(file, size or PIECE, timings):
-                # the first piece tells whether there is something to inflate
-                size = size or (_LARGE_PIECE if compression_of(piece) else plain_piece)
+            for piece in _pieces(file, plain_piece, plain_mark, timings):
                 if digest is not None:
                     with measured(timings, "hash"):
                         digest.update(piece)
@@ -286,9 +294,39 @@ def _raw(
         raise FastaError(f"{source_name(path)}: cannot be read ({error.strerror or error})") from error
 
 
-def _read(file: IO[bytes], size: int, timings: Timings | None) -> bytes:
+def _pieces(file: IO[bytes], plain_piece: int, plain_mark: bytes, timings: Timings | None) -> Iterator[bytes]:
     with measured(timings, "read"):
-        return file.read(size)
+        piece = file.read(PIECE)
+    # the first piece tells whether there is something to inflate
+    is_compressed = compression_of(piece) is not None
+    if plain_mark and not is_compressed and _is_regular(file):
+        yield piece
+        yield from _up_to_marks(file.fileno(), len(piece), plain_piece, plain_mark, timings)
+        return
+    size = _LARGE_PIECE if is_compressed else plain_piece
+    while piece:
+        yield piece
+        with measured(timings, "read"):
+            piece = file.read(size)
+
+
+def _up_to_marks(descriptor: int, offset: int, size: int, mark: bytes, timings: Timings | None) -> Iterator[bytes]:
+    """Yield what follows ``offset`` in pieces that end before the last byte of a mark, where one stands near."""
+    while True:
+        with measured(timings, "read"):
+            length = size
+            near = os.pread(descriptor, _NEAR, offset + size - _NEAR) if size > _NEAR else b""
+            if len(near) == _NEAR and (found := near.rfind(mark)) >= 0:
+                length += found + len(mark) - 1 - _NEAR
+            piece = os.pread(descriptor, length, offset)
+        if not piece:
+            return
+        offset += len(piece)
+        yield piece
+
+
+def _is_regular(file: IO[bytes]) -> bool:
+    return isinstance(file, io.BufferedReader) and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
 
 
 def _open(path: Path | str) -> Any:

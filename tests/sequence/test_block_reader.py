@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proteinlm.errors import FastaError
+from proteinlm.sequence import text_blocks
 from proteinlm.sequence.block_reader import read_blocks, scan, settle
+from proteinlm.sequence.compression import read_decompressed
 from proteinlm.sequence.fasta import FastaConfig, ReadingTally
 from proteinlm.sequence.text_blocks import read_texts
 from proteinlm.sequence.timings import Timings
@@ -27,6 +30,7 @@ CONFIGS = {
     "refuse": FastaConfig(gaps="refuse"),
     "strict": FastaConfig(strict=True),
 }
+ALPHABET = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWYACDEFGHIKLMNPQRSTVWYXBUZO", dtype=np.uint8)
 # the first call compiles, the folder may be shared
 IN_TURN = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -99,6 +103,91 @@ def test_a_nul_byte_of_a_later_block_is_refused_by_its_line(tmp_path):
     path.write_bytes(b">a\nMK\n" * 50 + b">b\nMK\nM\0\nMK\n>c\nMK\n")
     for block_bytes in TINY:
         assert_read_alike(path, block_bytes=block_bytes)
+
+
+def _records(num_bytes: int, line_end: bytes = b"\n") -> bytes:
+    """Return a file of records of 10 to 6,000 residues."""
+    random = np.random.default_rng(3)
+    lines: list[bytes] = []
+    while sum(map(len, lines)) < num_bytes:
+        residues = random.choice(ALPHABET, int(10 * 600 ** random.random())).tobytes()
+        lines += [b">r%d of them" % len(lines), *(residues[at : at + 60] for at in range(0, len(residues), 60))]
+    return line_end.join(lines) + line_end
+
+
+def _put(text: bytes, thing: bytes, places: int) -> bytes:
+    """Return a text with ``thing`` in it as often, before headers."""
+    ends = [found.start() + 1 for found in re.finditer(b"\n>", text)]
+    for place in ends[:: -max(1, len(ends) // places)]:
+        text = text[:place] + thing + text[place:]
+    return text
+
+
+LONG = _records(400_000)
+LONG_FILES = {
+    "plain": LONG,
+    "windows": _records(400_000, b"\r\n"),
+    "mac": _records(400_000, b"\r"),
+    "marks": _put(LONG, b"\xef\xbb\xbf", 40),
+    "comments": _put(LONG, b";note\r\n", 300),
+    "blank lines": _put(LONG, b"\n\r\r\n\r", 300),
+    "one NUL": LONG[:333_333] + b"\0" + LONG[333_333:],
+    "a fault": LONG[:333_333] + b"?" + LONG[333_333:],
+    "a fault before a NUL": LONG[:333_000] + b"?" + LONG[333_000:333_900] + b"\0" + LONG[333_900:],
+    "a long record": LONG[:200_000] + b"\nMKLV" * 30_000 + LONG[200_000:],
+    "unended": LONG[:-1],
+}
+
+
+@pytest.mark.parametrize("block_bytes", [10_000, 30_001, 100_000])
+@pytest.mark.parametrize("text", LONG_FILES.values(), ids=LONG_FILES)
+def test_long_files_are_read_alike_plain_and_compressed_and_gone_on_with(tmp_path, text, block_bytes):
+    path = tmp_path / "long.fasta"
+    for data in (text, gzip.compress(text, 1), gzip.compress(text, 1)[:-4]):
+        path.write_bytes(data)
+        assert_read_alike(path, block_bytes=block_bytes)
+        expected, whole = in_blocks([path], FastaConfig(), block_bytes)
+        if isinstance(expected, list):
+            blocks = list(read_blocks([path], block_bytes=block_bytes))
+            for end in [block.end for block in blocks[:: max(1, len(blocks) // 3)]]:
+                found, rest = in_blocks([path], FastaConfig(), block_bytes, start=end)
+                assert found == expected[end.num_records :]
+                assert rest.sources[0].digest.xxh3_128 == whole.sources[0].digest.xxh3_128
+
+
+def test_blocks_of_a_plain_file_are_what_was_read_of_it_without_a_copy(tmp_path, monkeypatch):
+    path = tmp_path / "plain.fasta"
+    path.write_bytes(LONG)
+    pieces = []
+
+    def read(*args, **settings):
+        for piece in read_decompressed(*args, **settings):
+            pieces.append(piece)
+            yield piece
+
+    monkeypatch.setattr(text_blocks, "read_decompressed", read)
+    texts = [block.text for block in read_texts([path], block_bytes=30_000)]
+    assert b"".join(texts) == LONG
+    assert sum(any(text is piece for piece in pieces) for text in texts) >= len(texts) - 4 > 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b">a\nMK" + b"\r" * 3_000_000 + b"MK\n",
+        b">a\r" + b"MK\r" * 2_000_000,
+        b">a" + b">" * 30_000_000 + b"\nMK\n",
+        b">a\n" + b"M" * 30_000_000,
+        b"\n" * 3_000_000 + b">a\nMK",
+        b">a\nMK\n" + b"\xef\xbb" * 3_000_000,
+    ],
+    ids=["returns", "mac", "headers in a header", "a line", "blank lines", "half marks"],
+)
+def test_long_runs_of_anything_are_read_in_time_that_grows_with_them(tmp_path, text):
+    # seconds in all; minutes and more where each byte is looked at from every other
+    path = tmp_path / "long.fasta"
+    path.write_bytes(text)
+    assert_read_alike(path)
 
 
 def test_several_sources_are_read_alike(tmp_path):
@@ -201,7 +290,6 @@ def test_times_are_told_by_stage(sample):
     assert timings.seconds.keys() == {"read", "hash", "inflate", "cut", "scan", "settle"}
 
 
-ALPHABET = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWYACDEFGHIKLMNPQRSTVWYXBUZO", dtype=np.uint8)
 STRANGE = (b"\r", b"\r\n", b"\0", b">", b";", b"\n;note\n", b" ", b"\t", b"*", b"-", b"\xef\xbb\xbf", b"\xe9", b"\xff")
 
 
