@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from proteinlm.errors import FastaError
-from proteinlm.progress import SILENT, Progress
+from proteinlm.progress import Progress
 from proteinlm.sequence.compression import SourceDigest, can_be_read_again, read_decompressed, source_name
-from proteinlm.sequence.fasta import ReadingTally, total_bytes
+from proteinlm.sequence.fasta import ReadingTally
 from proteinlm.sequence.fasta_text import FastaText, before_nul, last_header, next_header
-from proteinlm.sequence.record_blocks import ReadingPosition
 from proteinlm.sequence.timings import Timings
 
 # bytes of text after which a block is handed on: what a core's cache holds beside the tokens
@@ -51,36 +50,6 @@ class TextBlock:
     digest_read: str
 
 
-def read_texts(
-    paths: Iterable[Path | str],
-    *,
-    tally: ReadingTally | None = None,
-    progress: Progress = SILENT,
-    start: ReadingPosition | None = None,
-    timings: Timings | None = None,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[TextBlock]:
-    """Yield the text of FASTA files in blocks of whole records.
-
-    Arguments are those of ``read_blocks`` in proteinlm.sequence.block_reader. The tally gets the
-    sources with their digests; the records and the treatments are known to who settles the blocks.
-
-    Raises:
-        FastaError: if a file cannot be read or is no FASTA, or is shorter than ``start``.
-    """
-    paths = list(paths)
-    first = 0 if start is None else start.source
-    progress.start("reading", total_bytes(paths), "B", done=total_bytes(paths[:first]) or 0)
-    try:
-        for number, path in enumerate(paths[first:], first):
-            skipped = start.text if start is not None and number == first else 0
-            yield from texts_of_source(
-                number, path, skipped, tally=tally, progress=progress, timings=timings, block_bytes=block_bytes
-            )
-    finally:
-        progress.finish()
-
-
 def texts_of_source(
     number: int,
     path: Path | str,
@@ -91,7 +60,14 @@ def texts_of_source(
     timings: Timings | None,
     block_bytes: int,
 ) -> Iterator[TextBlock]:
-    """Yield the text of one source after its first ``skipped`` bytes, as ``read_texts`` does."""
+    """Yield the text of a FASTA file, after its first ``skipped`` bytes, in blocks of whole records.
+
+    The tally gets the source with its digest; the records and the treatments are known to who settles
+    the blocks.
+
+    Raises:
+        FastaError: if the file cannot be read or is no FASTA, or is shorter than ``skipped``.
+    """
     name = source_name(path)
     if skipped:
         refuse_second_reading(path)

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from proteinlm.errors import FastaError
 from proteinlm.sequence import text_blocks
-from proteinlm.sequence.block_reader import read_blocks, scan, settle
 from proteinlm.sequence.compression import read_decompressed
 from proteinlm.sequence.fasta import FastaConfig, ReadingTally
-from proteinlm.sequence.text_blocks import read_texts
+from proteinlm.sequence.source_blocks import read_source_blocks, read_sources, scan_source, settle_source
 from proteinlm.sequence.timings import Timings
 from tests.sequence.block_comparison import assert_read_alike, contents, in_blocks, in_records
 
@@ -70,7 +69,7 @@ def test_a_record_longer_than_a_block_makes_a_longer_block(tmp_path):
     path = tmp_path / "long.fasta"
     path.write_bytes(b">" + b"h" * 300_000 + b" >x" * 1000 + b"\n" + b"MKLV" * 100_000 + b"\n>next\nMK\n")
     assert_read_alike(path, block_bytes=1000)
-    blocks = list(read_blocks([path], block_bytes=1000))
+    blocks = list(read_source_blocks([path], block_bytes=1000))
     assert [len(block.tokens) for block in blocks] == [400_000, 2]
 
 
@@ -148,7 +147,7 @@ def test_long_files_are_read_alike_plain_and_compressed_and_gone_on_with(tmp_pat
         assert_read_alike(path, block_bytes=block_bytes)
         expected, whole = in_blocks([path], FastaConfig(), block_bytes)
         if isinstance(expected, list):
-            blocks = list(read_blocks([path], block_bytes=block_bytes))
+            blocks = list(read_source_blocks([path], block_bytes=block_bytes))
             for end in [block.end for block in blocks[:: max(1, len(blocks) // 3)]]:
                 found, rest = in_blocks([path], FastaConfig(), block_bytes, start=end)
                 assert found == expected[end.num_records :]
@@ -166,7 +165,7 @@ def test_blocks_of_a_plain_file_are_what_was_read_of_it_without_a_copy(tmp_path,
             yield piece
 
     monkeypatch.setattr(text_blocks, "read_decompressed", read)
-    texts = [block.text for block in read_texts([path], block_bytes=30_000)]
+    texts = [block.text for block in read_sources([path], config=FastaConfig(), block_bytes=30_000)]
     assert b"".join(texts) == LONG
     assert sum(any(text is piece for piece in pieces) for text in texts) >= len(texts) - 4 > 5
 
@@ -210,7 +209,7 @@ def test_reading_goes_on_at_the_end_of_any_block(tmp_path):
     for block_bytes in (9, 50):
         tally = ReadingTally()
         ends, parts, counted = [], [], []
-        for block in read_blocks(paths, tally=tally, block_bytes=block_bytes):
+        for block in read_source_blocks(paths, tally=tally, block_bytes=block_bytes):
             ends.append(block.end)
             parts.append(contents([block]))
             counted.append(tally.treatments.copy())
@@ -228,48 +227,40 @@ def test_sources_before_the_start_are_not_read_again(tmp_path):
     (tmp_path / "one.fasta").write_bytes(b">a\nMK\n>b\nMK\n")
     (tmp_path / "two.fasta").write_bytes(b">c\nMK\n")
     paths = [tmp_path / "one.fasta", tmp_path / "two.fasta"]
-    first, *_, last = read_blocks(paths)
+    first, *_, last = read_source_blocks(paths)
     paths[0].unlink()
     with pytest.raises(FastaError, match="no such file"):
-        list(read_blocks(paths, start=first.end))
+        list(read_source_blocks(paths, start=first.end))
     paths[0].write_bytes(b">other\n")
-    assert list(read_blocks(paths, start=last.end)) == []
+    assert list(read_source_blocks(paths, start=last.end)) == []
 
 
 def test_a_file_that_became_shorter_is_not_gone_on_with(tmp_path):
     path = tmp_path / "some.fasta"
     path.write_bytes(b">a\nMK\n>b\nMK\n")
-    first, *_ = read_blocks([path], block_bytes=1)
+    first, *_ = read_source_blocks([path], block_bytes=1)
     path.write_bytes(b">a\n")
     with pytest.raises(FastaError, match="shorter than where reading ended"):
-        list(read_blocks([path], start=first.end))
+        list(read_source_blocks([path], start=first.end))
 
 
 def test_a_pipe_is_not_gone_on_with(tmp_path):
     path = tmp_path / "some.fasta"
     path.write_bytes(b">a\nMK\n")
-    (block,) = read_blocks([path])
+    (block,) = read_source_blocks([path])
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(FastaError, match=r"some\.fasta: cannot be read a second time"):
-        list(read_blocks([path], start=block.end))
-
-
-def test_standard_input_is_not_gone_on_with(tmp_path):
-    path = tmp_path / "some.fasta"
-    path.write_bytes(b">a\nMK\n")
-    (block,) = read_blocks([path])
-    with pytest.raises(FastaError, match="standard input: cannot be read a second time"):
-        list(read_blocks(["-"], start=block.end))
+        list(read_source_blocks([path], start=block.end))
 
 
 def test_texts_are_scanned_in_any_number_of_threads(sample):
     path = sample / "uniprotkb_sample.fasta.xz"
-    expected = contents(list(read_blocks([path])))
+    expected = contents(list(read_source_blocks([path])))
     treatments, previous, found = ReadingTally().treatments, None, []
     with ThreadPoolExecutor(4) as pool:
-        for scanned in pool.map(scan, read_texts([path], block_bytes=10_000)):
-            block = settle(scanned, treatments, FastaConfig(), previous)
+        for scanned in pool.map(scan_source, read_sources([path], config=FastaConfig(), block_bytes=10_000)):
+            block = settle_source(scanned, treatments, FastaConfig(), previous)
             previous = block.end
             found += contents([block])
     assert found == expected
@@ -278,7 +269,7 @@ def test_texts_are_scanned_in_any_number_of_threads(sample):
 def test_texts_tell_what_had_been_read_of_their_source(sample):
     path = sample / "uniprotkb_sample.fasta.xz"
     data = path.read_bytes()
-    for block in read_texts([path], block_bytes=100_000):
+    for block in read_sources([path], config=FastaConfig(), block_bytes=100_000):
         digest = ReadingTally(with_sha256=False).begin("prefix").digest
         digest.update(data[: block.num_bytes_read])
         assert digest.xxh3_128 == block.digest_read
@@ -286,7 +277,7 @@ def test_texts_tell_what_had_been_read_of_their_source(sample):
 
 def test_times_are_told_by_stage(sample):
     timings = Timings()
-    list(read_blocks([sample / "uniprotkb_sample.fasta.xz"], timings=timings))
+    list(read_source_blocks([sample / "uniprotkb_sample.fasta.xz"], timings=timings))
     assert timings.seconds.keys() == {"read", "hash", "inflate", "cut", "scan", "settle"}
 
 
