@@ -65,7 +65,7 @@ def read_source_blocks(
         start: the end of the last block that is not wanted again; from the beginning if None. The
             tally then has no sources before it, and counts no treatments before it.
         timings: gets the stages ``read``, ``hash``, ``inflate``, ``cut``, ``scan`` and ``settle``.
-        block_bytes: text after which a block is handed on; a longer record makes a longer block.
+        block_bytes: text after about which a block is handed on; a longer record makes a longer block.
 
     Raises:
         FastaError: as ``read_records``, with the same words.
