@@ -1,30 +1,27 @@
-"""FASTA files in, blocks of records out: what read_fasta reads, without Python's time for each record.
+"""Texts of FASTA in, blocks of records out: what read_fasta reads, without Python's time for each record.
 
-Reading has three steps, so that the second can run in several threads: ``read_texts`` reads,
-hashes and inflates files and cuts their text between records; ``scan`` finds, encodes and hashes
-the records of one text in a compiled loop that needs no interpreter lock; ``settle``, in the order
-of the texts, sends records that are not plain through the parser of read_fasta, which stays the
-definition of how a record is read. ``read_blocks`` is the three in one thread.
+Reading has three steps, so that the second can run in several threads: ``read_sources`` in
+proteinlm.sequence.source_blocks reads, hashes and inflates files and cuts their text between
+records; ``scan`` finds, encodes and hashes the records of one text in a compiled loop that needs no
+interpreter lock; ``settle``, in the order of the texts, sends records that are not plain through the
+parser of read_fasta, which stays the definition of how a record is read.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.alphabet import encode
-from proteinlm.sequence.fasta import FastaConfig, FastaRecord, ReadingTally, RecordParser
+from proteinlm.sequence.fasta import FastaConfig, FastaRecord, RecordParser
 from proteinlm.sequence.fasta_text import refuse_nul
 from proteinlm.sequence.record_blocks import FRAGMENT, ReadingPosition, RecordBlock
 from proteinlm.sequence.screening import is_fragment
-from proteinlm.sequence.text_blocks import BLOCK_BYTES, TextBlock, read_texts
-from proteinlm.sequence.timings import Timings, measured
+from proteinlm.sequence.text_blocks import TextBlock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,45 +56,6 @@ class _Found:
     hashes: NDArray[np.uint64]
     marks: NDArray[np.uint8]
     substitutions: Mapping[int, Mapping[str, int]]
-
-
-def read_blocks(
-    paths: Iterable[Path | str],
-    *,
-    config: FastaConfig | None = None,
-    tally: ReadingTally | None = None,
-    progress: Progress = SILENT,
-    start: ReadingPosition | None = None,
-    timings: Timings | None = None,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[RecordBlock]:
-    """Yield the records of FASTA files, as ``read_fasta`` reads them, in blocks.
-
-    Args:
-        paths: files, plain or compressed (told by content), or ``-`` for standard input.
-        config: what to do with gaps and ambiguous letters.
-        tally: filled while blocks are drawn.
-        progress: hears of bytes as they lie on disk.
-        start: the end of the last block that is not wanted again; from the beginning if None. The
-            tally then has no sources before it, and counts no treatments before it.
-        timings: gets the stages ``read``, ``hash``, ``inflate``, ``cut``, ``scan`` and ``settle``.
-        block_bytes: text after which a block is handed on; a longer record makes a longer block.
-
-    Raises:
-        FastaError: as ``read_fasta``, with the same words.
-    """
-    config = config or FastaConfig()
-    tally = ReadingTally() if tally is None else tally
-    previous = start
-    texts = read_texts(paths, tally=tally, progress=progress, start=start, timings=timings, block_bytes=block_bytes)
-    for text in texts:
-        with measured(timings, "scan"):
-            scanned = scan(text)
-        with measured(timings, "settle"):
-            block = settle(scanned, tally.treatments, config, previous)
-        source, previous = tally.sources[-1], block.end
-        source.num_records, source.num_residues = previous.num_records, previous.num_residues
-        yield block
 
 
 def scan(block: TextBlock) -> ScannedBlock:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
+import re
 import select
 import stat
 import sys
@@ -21,23 +23,34 @@ from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.timings import Timings, measured
 
 STDIN = "-"
-# fits a core's cache, and a thousandfold expansion of it the memory
+# fits a core's cache
 PIECE = 1 << 16
+# bytes of compressed data, and of text that they may add at once however far they expand: large, as
+# the interpreter's lock is handed over for each, and equal, as libraries set aside what is asked for
+_LARGE_PIECE = 1 << 20
+# where a mark is looked for before a piece ends: some records
+_NEAR = 1 << 13
+_NO_PADDING = re.compile(rb"[^\0]")
+_LONGEST_MAGIC = 6
 
 
 class Decompressor(Protocol):
-    """What bz2, lzma, isal and zstandard have in common."""
+    """What bz2, lzma, isal and our zstandard have in common."""
 
     @property
     def eof(self) -> bool:
         """Whether the member has ended."""
 
     @property
+    def needs_input(self) -> bool:
+        """Whether there is no more text before there are more data."""
+
+    @property
     def unused_data(self) -> bytes:
         """What follows the end of the member."""
 
-    def decompress(self, data: bytes, /) -> bytes:
-        """Return what ``data`` adds to the text."""
+    def decompress(self, data: bytes | memoryview, max_length: int) -> bytes:
+        """Return what ``data``, and what is left of those before, add to the text, up to ``max_length`` bytes."""
 
 
 class SourceDigest:
@@ -72,12 +85,12 @@ class SourceDigest:
 @dataclass(frozen=True, slots=True)
 class _Compression:
     name: str
-    magic: bytes
+    magics: tuple[bytes, ...]
     open: Callable[[], Decompressor]
 
     def begins(self, member: bytes) -> bool:
         """Say whether ``member``, perhaps cut short, can be the beginning of such data."""
-        return member.startswith(self.magic) or self.magic.startswith(member)
+        return member.startswith(self.magics) or any(magic.startswith(member) for magic in self.magics)
 
 
 def _gzip() -> Decompressor:
@@ -100,35 +113,44 @@ def _bzip2() -> Decompressor:
 
 
 def _zstandard() -> Decompressor:
-    import zstandard
+    from proteinlm.sequence.zstandard_blocks import ZstandardDecompressor
 
-    # files made with --long=31 need a window of 2 GiB
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+    return ZstandardDecompressor()
 
 
+# frames for others than the reader of text, which pzstd begins with
+_SKIPPABLE = [bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16)]
 _COMPRESSIONS = (
-    _Compression("gzip", b"\x1f\x8b", _gzip),
-    _Compression("xz", b"\xfd7zXZ\x00", _xz),
-    _Compression("bzip2", b"BZh", _bzip2),
-    _Compression("zstandard", b"\x28\xb5\x2f\xfd", _zstandard),
+    _Compression("gzip", (b"\x1f\x8b",), _gzip),
+    _Compression("xz", (b"\xfd7zXZ\x00",), _xz),
+    _Compression("bzip2", (b"BZh",), _bzip2),
+    _Compression("zstandard", (b"\x28\xb5\x2f\xfd", *_SKIPPABLE), _zstandard),
 )
 
 
 def compression_of(opening: bytes) -> str | None:
     """Return the name of the compression that ``opening`` begins, or None."""
-    return next((kind.name for kind in _COMPRESSIONS if opening.startswith(kind.magic)), None)
+    kind = _kind_of(opening)
+    return None if kind is None else kind.name
 
 
-def inflated_opening(opening: bytes) -> bytes:
-    """Return the text that the first bytes of a source hold, as far as they go."""
-    kind = next((kind for kind in _COMPRESSIONS if opening.startswith(kind.magic)), None)
+def _kind_of(opening: bytes) -> _Compression | None:
+    return next((kind for kind in _COMPRESSIONS if opening.startswith(kind.magics)), None)
+
+
+def inflated_opening(opening: bytes, size: int) -> bytes:
+    """Return the text that the first bytes of a source hold, as far as they go, but not much more than ``size``."""
+    kind = _kind_of(opening)
     if kind is None:
         return opening
-    parts: list[bytes] = []
+    text = b""
     # the rest of the source is missing, and damage is for the reader to name
     with suppress(FastaError):
-        parts.extend(_inflate(iter([opening]), kind, "", None))
-    return b"".join(parts)
+        for part in _inflate(iter([opening]), kind, "", None):
+            text += part
+            if len(text) >= size:
+                break
+    return text
 
 
 def source_name(path: Path | str) -> str:
@@ -193,6 +215,7 @@ def read_decompressed(
     digest: SourceDigest | None = None,
     progress: Progress = SILENT,
     plain_piece: int = PIECE,
+    plain_mark: bytes = b"",
     timings: Timings | None = None,
 ) -> Iterator[bytes]:
     """Yield the bytes of a file in pieces, decompressed if they are gzip, xz, bzip2 or zstandard.
@@ -204,15 +227,17 @@ def read_decompressed(
         digest: takes in the bytes as they lie on disk.
         progress: hears of bytes as they lie on disk.
         plain_piece: size in bytes of the pieces of a file that is not compressed, but for the first.
+        plain_mark: such pieces of a regular file, but for the first, end before the last byte of these
+            bytes where they stand near, so that nobody has to cut them there.
         timings: gets the stages ``read``, ``hash`` and ``inflate``.
 
     Raises:
         FastaError: if the file cannot be opened or its compressed data are cut off or damaged, or
             are followed by bytes that are no further member.
     """
-    pieces = _raw(path, digest, progress, plain_piece, timings)
+    pieces = _raw(path, digest, progress, plain_piece, plain_mark, timings)
     first = next(pieces, b"")
-    kind = next((kind for kind in _COMPRESSIONS if first.startswith(kind.magic)), None)
+    kind = _kind_of(first)
     if kind is not None:
         yield from _inflate(_chain(first, pieces), kind, source_name(path), timings)
     elif first:
@@ -248,14 +273,16 @@ def _chain(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _raw(
-    path: Path | str, digest: SourceDigest | None, progress: Progress, plain_piece: int, timings: Timings | None
+    path: Path | str,
+    digest: SourceDigest | None,
+    progress: Progress,
+    plain_piece: int,
+    plain_mark: bytes,
+    timings: Timings | None,
 ) -> Iterator[bytes]:
     try:
         with _open(path) as file:
-            size = 0
-            while piece := _read(file, size or PIECE, timings):
-                # the first piece tells whether there is something to inflate
-                size = size or (PIECE if compression_of(piece) else plain_piece)
+            for piece in _pieces(file, plain_piece, plain_mark, timings):
                 if digest is not None:
                     with measured(timings, "hash"):
                         digest.update(piece)
@@ -267,9 +294,39 @@ def _raw(
         raise FastaError(f"{source_name(path)}: cannot be read ({error.strerror or error})") from error
 
 
-def _read(file: IO[bytes], size: int, timings: Timings | None) -> bytes:
+def _pieces(file: IO[bytes], plain_piece: int, plain_mark: bytes, timings: Timings | None) -> Iterator[bytes]:
     with measured(timings, "read"):
-        return file.read(size)
+        piece = file.read(PIECE)
+    # the first piece tells whether there is something to inflate
+    is_compressed = compression_of(piece) is not None
+    if plain_mark and not is_compressed and _is_regular(file):
+        yield piece
+        yield from _up_to_marks(file.fileno(), len(piece), plain_piece, plain_mark, timings)
+        return
+    size = _LARGE_PIECE if is_compressed else plain_piece
+    while piece:
+        yield piece
+        with measured(timings, "read"):
+            piece = file.read(size)
+
+
+def _up_to_marks(descriptor: int, offset: int, size: int, mark: bytes, timings: Timings | None) -> Iterator[bytes]:
+    """Yield what follows ``offset`` in pieces that end before the last byte of a mark, where one stands near."""
+    while True:
+        with measured(timings, "read"):
+            length = size
+            near = os.pread(descriptor, _NEAR, offset + size - _NEAR) if size > _NEAR else b""
+            if len(near) == _NEAR and (found := near.rfind(mark)) >= 0:
+                length += found + len(mark) - 1 - _NEAR
+            piece = os.pread(descriptor, length, offset)
+        if not piece:
+            return
+        offset += len(piece)
+        yield piece
+
+
+def _is_regular(file: IO[bytes]) -> bool:
+    return isinstance(file, io.BufferedReader) and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
 
 
 def _open(path: Path | str) -> Any:
@@ -281,28 +338,52 @@ def _open(path: Path | str) -> Any:
 def _inflate(pieces: Iterator[bytes], kind: _Compression, source: str, timings: Timings | None) -> Iterator[bytes]:
     decompressor = kind.open()
     is_between_members = False
+    # what follows a member is copied, so where members are small not much is given at once
+    size = PIECE
     for piece in pieces:
-        rest = piece
-        # zeros between and after members are padding
-        while rest := rest.lstrip(b"\0") if is_between_members else rest:
-            if is_between_members and not kind.begins(rest):
-                raise FastaError(f"{source}: bytes after the end of the {kind.name} data are no further member")
-            with measured(timings, "inflate"):
-                text = _decompress(decompressor, rest, kind, source)
-            if text:
-                yield text
+        place = 0
+        while place < len(piece):
+            if is_between_members:
+                place = _after_padding(piece, place)
+                if not kind.begins(piece[place : place + _LONGEST_MAGIC]):
+                    raise FastaError(f"{source}: bytes after the end of the {kind.name} data are no further member")
+                if place == len(piece):
+                    break
+            part = memoryview(piece)[place : place + size]
+            yield from _texts(decompressor, part, kind, source, timings)
+            place += len(part)
+            size = min(2 * size, _LARGE_PIECE)
             is_between_members = decompressor.eof
-            if not is_between_members:
-                break
-            rest = decompressor.unused_data
-            decompressor = kind.open()
+            if is_between_members:
+                place -= len(decompressor.unused_data)
+                decompressor, size = kind.open(), PIECE
     if not is_between_members:
         raise FastaError(f"{source}: the {kind.name} data end before their end mark; the file is cut off")
 
 
-def _decompress(decompressor: Decompressor, piece: bytes, kind: _Compression, source: str) -> bytes:
+def _after_padding(piece: bytes, place: int) -> int:
+    # zeros between and after members are padding
+    found = _NO_PADDING.search(piece, place)
+    return len(piece) if found is None else found.start()
+
+
+def _texts(
+    decompressor: Decompressor, part: memoryview, kind: _Compression, source: str, timings: Timings | None
+) -> Iterator[bytes]:
+    data: bytes | memoryview = part
+    while True:
+        with measured(timings, "inflate"):
+            text = _decompress(decompressor, data, kind, source)
+        if text:
+            yield text
+        if decompressor.eof or decompressor.needs_input:
+            return
+        data = b""
+
+
+def _decompress(decompressor: Decompressor, data: bytes | memoryview, kind: _Compression, source: str) -> bytes:
     try:
-        return decompressor.decompress(piece)
+        return decompressor.decompress(data, _LARGE_PIECE)
     except MemoryError:
         raise
     except Exception as error:  # each library has an exception of its own

@@ -12,8 +12,10 @@ from proteinlm.sequence.foreign_formats import foreign_format
 from proteinlm.sequence.source_formats import SourceFormat, format_of_opening
 
 _LINE_FEED = ord("\n")
+_MARK = b"\xef\xbb\xbf"
 _BYTE_ORDER_MARK = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
-_RETURNS_BEFORE_LINE_FEED = re.compile(rb"\r+\n")
+# a run of returns is looked through once, not from each of its bytes again
+_RETURNS_BEFORE_LINE_FEED = re.compile(rb"(?<!\r)\r++\n")
 _OTHER_FORMATS: dict[SourceFormat, str] = {
     "uniprot_flat": "a UniProt flat file",
     "uniprot_xml": "UniProt XML",
@@ -34,27 +36,32 @@ class FastaText:
 
     def _whole_lines(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Yield text of whole lines, each ended by one LF, without byte order marks."""
+        # of the line that has not ended, and returns at the end, which may be half of a line end
         unfinished: list[bytes] = []
-        returns = b""
+        num_returns = 0
         is_opening = True
         for piece in pieces:
             if is_opening:
                 self._refuse_foreign(piece)
                 is_opening = False
-            # a CR at the end may be half of a line end
-            joined = returns + piece
-            returns = joined[len(joined.rstrip(b"\r")) :]
-            text = _with_line_feeds(joined[: len(joined) - len(returns)])
+            text = piece
+            if num_returns or b"\r" in piece:
+                text, num_returns = _with_line_feeds(piece, num_returns)
             cut = text.rfind(b"\n") + 1
+            if cut and cut == len(text) and not unfinished:
+                # most pieces that are cut before a header; they are not copied
+                yield self._without_marks(text)
+                continue
             if cut:
                 yield self._without_marks(b"".join([*unfinished, memoryview(text)[:cut]]))
                 unfinished.clear()
             unfinished.append(text[cut:])
-        if rest := b"".join(unfinished) + _with_line_feeds(returns):
+        if rest := b"".join(unfinished) + b"\n" * num_returns:
             yield self._without_marks(rest if rest.endswith(b"\n") else rest + b"\n")
 
     def _without_marks(self, text: bytes) -> bytes:
-        if b"\xef" in text:
+        # to look for the first byte alone is fastest
+        if b"\xef" in text and _MARK in text:
             text, num_marks = _BYTE_ORDER_MARK.subn(b"", text)
             self._count("byte order marks", num_marks)
         return text
@@ -116,16 +123,19 @@ def next_header(text: bytes, position: int) -> int:
     """Return where the first ``>`` stands that begins a line, from ``position`` on, or -1."""
     # a search for one byte is several times as fast as one for two
     found = text.find(b">", position)
-    while found > 0 and text[found - 1] != _LINE_FEED:
-        found = text.find(b">", found + 1)
+    if found > 0 and text[found - 1] != _LINE_FEED:
+        found = text.find(b"\n>", found)
+        return found + 1 if found >= 0 else -1
     return found
 
 
 def last_header(text: bytes) -> int:
     """Return where the last ``>`` stands that begins a line, or -1."""
+    # a search for one byte is several times as fast as one for two
     found = text.rfind(b">")
-    while found > 0 and text[found - 1] != _LINE_FEED:
-        found = text.rfind(b">", 0, found)
+    if found > 0 and text[found - 1] != _LINE_FEED:
+        found = text.rfind(b"\n>", 0, found) + 1
+        return found if found or text.startswith(b">") else -1
     return found
 
 
@@ -142,9 +152,15 @@ def decoded(text: bytes) -> str:
         return text.decode("latin-1")
 
 
-def _with_line_feeds(text: bytes) -> bytes:
-    if b"\r" not in text:
-        return text
+def _with_line_feeds(piece: bytes, num_returns: int) -> tuple[bytes, int]:
+    """Return a piece that follows so many returns with one kind of line end, and how many returns end it."""
+    text = piece.rstrip(b"\r")
+    if not text:
+        return b"", num_returns + len(piece)
+    num_last = len(piece) - len(text)
+    if num_returns:
+        after = text.lstrip(b"\r")
+        text = after if after.startswith(b"\n") else b"\n" * num_returns + text
     if b"\r\r" in text:
         text = _RETURNS_BEFORE_LINE_FEED.sub(b"\n", text)
-    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), num_last

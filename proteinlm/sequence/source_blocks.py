@@ -21,7 +21,7 @@ from proteinlm.sequence.fasta import FastaConfig, ReadingTally, total_bytes
 from proteinlm.sequence.record_blocks import ReadingPosition, RecordBlock, blocks_of_records
 from proteinlm.sequence.source_formats import SourceFormat, format_of
 from proteinlm.sequence.text_blocks import BLOCK_BYTES, TextBlock, refuse_second_reading, texts_of_source
-from proteinlm.sequence.timings import Timings
+from proteinlm.sequence.timings import Timings, measured
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +57,15 @@ def read_source_blocks(
 ) -> Iterator[RecordBlock]:
     """Yield the records of sources of any format, as ``read_records`` reads them, in blocks.
 
-    The arguments are those of ``read_blocks``; of a source that is no FASTA, ``start`` counts records.
+    Args:
+        paths: files, plain or compressed (told by content), or ``-`` for standard input.
+        config: what to do with gaps and ambiguous letters.
+        tally: filled while blocks are drawn.
+        progress: hears of bytes as they lie on disk.
+        start: the end of the last block that is not wanted again; from the beginning if None. The
+            tally then has no sources before it, and counts no treatments before it.
+        timings: gets the stages ``read``, ``hash``, ``inflate``, ``cut``, ``scan`` and ``settle``.
+        block_bytes: text after about which a block is handed on; a longer record makes a longer block.
 
     Raises:
         FastaError: as ``read_records``, with the same words.
@@ -69,7 +77,10 @@ def read_source_blocks(
     for block in read_sources(
         paths, config=config, tally=tally, progress=progress, start=start, timings=timings, block_bytes=block_bytes
     ):
-        records = settle_source(scan_source(block), tally.treatments, config, previous)
+        with measured(timings, "scan"):
+            scanned = scan_source(block)
+        with measured(timings, "settle"):
+            records = settle_source(scanned, tally.treatments, config, previous)
         source, previous = tally.sources[-1], records.end
         source.num_records, source.num_residues = previous.num_records, previous.num_residues
         yield records
@@ -85,9 +96,10 @@ def read_sources(
     timings: Timings | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[TextBlock | EntriesBlock]:
-    """Yield the texts of FASTA files as ``read_texts`` does, and the records of other sources.
+    """Yield the texts of FASTA files, and the records of other sources, in blocks.
 
-    The tally gets the sources with their digests; the records and the treatments are known to who
+    Arguments and errors are those of ``read_source_blocks``, but for what damage scanning and settling
+    find. The tally gets the sources with their digests; the records and the treatments are known to who
     settles the blocks.
     """
     paths = list(paths)

@@ -84,4 +84,4 @@ def _is_table(text: bytes, sequence_columns: Collection[str]) -> bool:
 
 
 def _opening_of_stdin() -> bytes:
-    return inflated_opening(standard_input(sys.stdin.buffer).peek(_ENOUGH))
+    return inflated_opening(standard_input(sys.stdin.buffer).peek(_ENOUGH), _ENOUGH)

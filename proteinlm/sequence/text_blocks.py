@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from proteinlm.errors import FastaError
-from proteinlm.progress import SILENT, Progress
+from proteinlm.progress import Progress
 from proteinlm.sequence.compression import SourceDigest, can_be_read_again, read_decompressed, source_name
-from proteinlm.sequence.fasta import ReadingTally, total_bytes
+from proteinlm.sequence.fasta import ReadingTally
 from proteinlm.sequence.fasta_text import FastaText, before_nul, last_header, next_header
-from proteinlm.sequence.record_blocks import ReadingPosition
 from proteinlm.sequence.timings import Timings
 
 # bytes of text after which a block is handed on: what a core's cache holds beside the tokens
 BLOCK_BYTES = 1 << 20
+# the last byte of it begins the next record
+_RECORD_END = b"\n>"
 _Item = TypeVar("_Item")
 
 
@@ -49,36 +50,6 @@ class TextBlock:
     digest_read: str
 
 
-def read_texts(
-    paths: Iterable[Path | str],
-    *,
-    tally: ReadingTally | None = None,
-    progress: Progress = SILENT,
-    start: ReadingPosition | None = None,
-    timings: Timings | None = None,
-    block_bytes: int = BLOCK_BYTES,
-) -> Iterator[TextBlock]:
-    """Yield the text of FASTA files in blocks of whole records.
-
-    Arguments are those of ``read_blocks`` in proteinlm.sequence.block_reader. The tally gets the
-    sources with their digests; the records and the treatments are known to who settles the blocks.
-
-    Raises:
-        FastaError: if a file cannot be read or is no FASTA, or is shorter than ``start``.
-    """
-    paths = list(paths)
-    first = 0 if start is None else start.source
-    progress.start("reading", total_bytes(paths), "B", done=total_bytes(paths[:first]) or 0)
-    try:
-        for number, path in enumerate(paths[first:], first):
-            skipped = start.text if start is not None and number == first else 0
-            yield from texts_of_source(
-                number, path, skipped, tally=tally, progress=progress, timings=timings, block_bytes=block_bytes
-            )
-    finally:
-        progress.finish()
-
-
 def texts_of_source(
     number: int,
     path: Path | str,
@@ -89,14 +60,23 @@ def texts_of_source(
     timings: Timings | None,
     block_bytes: int,
 ) -> Iterator[TextBlock]:
-    """Yield the text of one source after its first ``skipped`` bytes, as ``read_texts`` does."""
+    """Yield the text of a FASTA file, after its first ``skipped`` bytes, in blocks of whole records.
+
+    The tally gets the source with its digest; the records and the treatments are known to who settles
+    the blocks.
+
+    Raises:
+        FastaError: if the file cannot be read or is no FASTA, or is shorter than ``skipped``.
+    """
     name = source_name(path)
     if skipped:
         refuse_second_reading(path)
     digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
     cutter = _TextCutter(number, name, digest, skipped)
-    pieces = read_decompressed(path, digest=digest, progress=progress, plain_piece=block_bytes, timings=timings)
-    for block in _timed(cutter, _regrouped(cutter.checked(pieces), block_bytes), timings):
+    pieces = read_decompressed(
+        path, digest=digest, progress=progress, plain_piece=block_bytes, plain_mark=_RECORD_END, timings=timings
+    )
+    for block in _timed(cutter, pieces, block_bytes, timings):
         yield block
         if block.holds_nul:
             # settle refuses it, and what follows with it
@@ -109,11 +89,14 @@ def refuse_second_reading(path: Path | str) -> None:
         raise FastaError(f"{source_name(path)}: cannot be read a second time to go on where reading ended; begin again")
 
 
-def _timed(cutter: _TextCutter, pieces: Iterator[bytes], timings: Timings | None) -> Iterator[TextBlock]:
+def _timed(
+    cutter: _TextCutter, pieces: Iterator[bytes], block_bytes: int, timings: Timings | None
+) -> Iterator[TextBlock]:
     """Yield the blocks; the stage ``cut`` gets the time that they took beside that of the pieces."""
-    if timings is None:
-        return cutter.blocks(pieces)
-    return _watched(cutter.blocks(_watched(pieces, timings, -1)), timings, 1)
+    if timings is not None:
+        pieces = _watched(pieces, timings, -1)
+    blocks = cutter.blocks(_regrouped(cutter.checked(pieces, block_bytes), block_bytes))
+    return blocks if timings is None else _watched(blocks, timings, 1)
 
 
 def _watched(items: Iterator[_Item], timings: Timings, sign: int) -> Iterator[_Item]:
@@ -127,32 +110,37 @@ def _watched(items: Iterator[_Item], timings: Timings, sign: int) -> Iterator[_I
 
 
 def _regrouped(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Yield the same bytes in pieces of about ``size``; what was read before a failure comes before it."""
+    """Yield the same bytes in pieces of about ``size`` that end before a header, if one is in their last part.
+
+    A piece that ends there by itself is not copied, any other once. What was read before a failure
+    comes before it.
+    """
     gathered: list[bytes] = []
     num_gathered = 0
     try:
         for piece in pieces:
+            if gathered and piece.startswith(b">") and gathered[-1].endswith(b"\n"):
+                yield _joined(gathered)
+                gathered, num_gathered = [], 0
+            elif 2 * num_gathered >= size:
+                last = gathered.pop()
+                # 0 where there is none
+                cut = last.rfind(_RECORD_END) + 1 or len(last)
+                yield _joined([*gathered, memoryview(last)[:cut] if cut < len(last) else last])
+                gathered, num_gathered = [last[cut:]], len(last) - cut
             gathered.append(piece)
             num_gathered += len(piece)
-            if num_gathered >= size:
-                joined = b"".join(gathered) if len(gathered) > 1 else piece
-                gathered, num_gathered = [], 0
-                yield from _parts(joined, size)
     except FastaError:
         if gathered:
-            yield b"".join(gathered)
+            yield _joined(gathered)
         raise
     if gathered:
-        yield b"".join(gathered)
+        yield _joined(gathered)
 
 
-def _parts(text: bytes, size: int) -> Iterator[bytes]:
-    # a thousandfold expansion is cut, the first small piece joined to the second is not
-    if len(text) < 2 * size:
-        yield text
-        return
-    for start in range(0, len(text), size):
-        yield text[start : start + size]
+def _joined(parts: Sequence[bytes | memoryview]) -> bytes:
+    # of bytes alone it is these, not a copy
+    return b"".join(parts)
 
 
 class _TextCutter(FastaText):
@@ -170,34 +158,54 @@ class _TextCutter(FastaText):
         """Yield the text in ``pieces`` from the position on, one block for each that ends a record."""
         # whole lines of the block that comes next
         pending: list[bytes] = []
-        for whole in self._from_position(self._whole_lines(pieces)):
-            lines = before_nul(whole)
-            text = self._opened(lines)
-            cut = last_header(text)
-            if cut >= 0:
-                if cut or pending:
+        try:
+            for whole in self._from_position(self._whole_lines(pieces)):
+                lines = before_nul(whole)
+                text = self._opened(lines)
+                if pending and text.startswith(b">"):
+                    yield self._block(pending)
+                    pending = []
+                elif (cut := last_header(text)) > 0:
                     yield self._block([*pending, memoryview(text)[:cut]])
-                pending = [text[cut:]]
-            elif text:
-                pending.append(text)
-            if lines is not whole:
-                if not self._is_open:
-                    self._refuse_nul(b"")
-                yield self._block([*pending, whole[len(lines) :]], holds_nul=True)
-                return
+                    pending, text = [], text[cut:]
+                if text:
+                    pending.append(text)
+                if lines is not whole:
+                    if not self._is_open:
+                        self._refuse_nul(b"")
+                    yield from self._whole_records(pending)
+                    yield self._block([*pending, whole[len(lines) :]], holds_nul=True)
+                    return
+        except FastaError:
+            yield from self._whole_records(pending)
+            raise
         if not self._is_open:
             self._refuse_no_record()
         if pending:
             yield self._block(pending)
 
-    def checked(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces if the first, as long as read_fasta has it, begins no foreign format."""
+    def _whole_records(self, pending: list[bytes]) -> Iterator[TextBlock]:
+        """Yield all but the last record, which is left in ``pending``."""
+        if pending and (cut := last_header(pending[-1])) > 0:
+            last = pending.pop()
+            block = self._block([*pending, memoryview(last)[:cut]])
+            pending[:] = [last[cut:]]
+            yield block
+
+    def checked(self, pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+        """Yield the pieces if the first, as long as read_fasta has it, begins no foreign format.
+
+        Pieces much longer than ``size`` come in parts.
+        """
         is_opening = True
         for piece in pieces:
             if is_opening:
                 self._refuse_foreign(piece)
                 is_opening = False
-            yield piece
+            if len(piece) < 2 * size:
+                yield piece
+            else:
+                yield from (piece[start : start + size] for start in range(0, len(piece), size))
 
     def _opened(self, lines: bytes) -> bytes:
         """Return ``lines`` from the first header of the source on."""

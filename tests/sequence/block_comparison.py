@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from proteinlm.errors import FastaError
-from proteinlm.sequence.block_reader import read_blocks
-from proteinlm.sequence.fasta import FastaConfig, FastaRecord, ReadingTally, read_fasta
+from proteinlm.sequence.entries import read_records
+from proteinlm.sequence.fasta import FastaConfig, FastaRecord, ReadingTally
 from proteinlm.sequence.record_blocks import ReadingPosition, RecordBlock, blocks_of_records
+from proteinlm.sequence.source_blocks import read_source_blocks
 from proteinlm.sequence.text_blocks import BLOCK_BYTES
 
 PLAIN_FIELDS = ("lines", "digests", "name_digests", "num_predictable", "num_ambiguous", "marks")
@@ -42,7 +43,7 @@ def in_records(paths: Sequence[Path], config: FastaConfig) -> tuple[str | list[t
     tally, blocks = ReadingTally(with_sha256=False), list[RecordBlock]()
     by_source: dict[str, list[FastaRecord]] = {}
     try:
-        for record in read_fasta(paths, config=config, tally=tally):
+        for record in read_records(paths, config=config, tally=tally):
             by_source.setdefault(record.source, []).append(record)
     except FastaError as error:
         return str(error), tally
@@ -60,7 +61,7 @@ def in_blocks(
     """Return the same as the reader of blocks has it."""
     tally = ReadingTally(with_sha256=False)
     try:
-        blocks = list(read_blocks(paths, config=config, tally=tally, block_bytes=block_bytes, start=start))
+        blocks = list(read_source_blocks(paths, config=config, tally=tally, block_bytes=block_bytes, start=start))
     except FastaError as error:
         return str(error), tally
     return contents(blocks), tally

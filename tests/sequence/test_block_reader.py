@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proteinlm.errors import FastaError
-from proteinlm.sequence.block_reader import read_blocks, scan, settle
+from proteinlm.sequence import text_blocks
+from proteinlm.sequence.compression import read_decompressed
 from proteinlm.sequence.fasta import FastaConfig, ReadingTally
-from proteinlm.sequence.text_blocks import read_texts
+from proteinlm.sequence.source_blocks import read_source_blocks, read_sources, scan_source, settle_source
 from proteinlm.sequence.timings import Timings
 from tests.sequence.block_comparison import assert_read_alike, contents, in_blocks, in_records
 
@@ -27,6 +29,7 @@ CONFIGS = {
     "refuse": FastaConfig(gaps="refuse"),
     "strict": FastaConfig(strict=True),
 }
+ALPHABET = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWYACDEFGHIKLMNPQRSTVWYXBUZO", dtype=np.uint8)
 # the first call compiles, the folder may be shared
 IN_TURN = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -66,7 +69,7 @@ def test_a_record_longer_than_a_block_makes_a_longer_block(tmp_path):
     path = tmp_path / "long.fasta"
     path.write_bytes(b">" + b"h" * 300_000 + b" >x" * 1000 + b"\n" + b"MKLV" * 100_000 + b"\n>next\nMK\n")
     assert_read_alike(path, block_bytes=1000)
-    blocks = list(read_blocks([path], block_bytes=1000))
+    blocks = list(read_source_blocks([path], block_bytes=1000))
     assert [len(block.tokens) for block in blocks] == [400_000, 2]
 
 
@@ -101,6 +104,91 @@ def test_a_nul_byte_of_a_later_block_is_refused_by_its_line(tmp_path):
         assert_read_alike(path, block_bytes=block_bytes)
 
 
+def _records(num_bytes: int, line_end: bytes = b"\n") -> bytes:
+    """Return a file of records of 10 to 6,000 residues."""
+    random = np.random.default_rng(3)
+    lines: list[bytes] = []
+    while sum(map(len, lines)) < num_bytes:
+        residues = random.choice(ALPHABET, int(10 * 600 ** random.random())).tobytes()
+        lines += [b">r%d of them" % len(lines), *(residues[at : at + 60] for at in range(0, len(residues), 60))]
+    return line_end.join(lines) + line_end
+
+
+def _put(text: bytes, thing: bytes, places: int) -> bytes:
+    """Return a text with ``thing`` in it as often, before headers."""
+    ends = [found.start() + 1 for found in re.finditer(b"\n>", text)]
+    for place in ends[:: -max(1, len(ends) // places)]:
+        text = text[:place] + thing + text[place:]
+    return text
+
+
+LONG = _records(400_000)
+LONG_FILES = {
+    "plain": LONG,
+    "windows": _records(400_000, b"\r\n"),
+    "mac": _records(400_000, b"\r"),
+    "marks": _put(LONG, b"\xef\xbb\xbf", 40),
+    "comments": _put(LONG, b";note\r\n", 300),
+    "blank lines": _put(LONG, b"\n\r\r\n\r", 300),
+    "one NUL": LONG[:333_333] + b"\0" + LONG[333_333:],
+    "a fault": LONG[:333_333] + b"?" + LONG[333_333:],
+    "a fault before a NUL": LONG[:333_000] + b"?" + LONG[333_000:333_900] + b"\0" + LONG[333_900:],
+    "a long record": LONG[:200_000] + b"\nMKLV" * 30_000 + LONG[200_000:],
+    "unended": LONG[:-1],
+}
+
+
+@pytest.mark.parametrize("block_bytes", [10_000, 30_001, 100_000])
+@pytest.mark.parametrize("text", LONG_FILES.values(), ids=LONG_FILES)
+def test_long_files_are_read_alike_plain_and_compressed_and_gone_on_with(tmp_path, text, block_bytes):
+    path = tmp_path / "long.fasta"
+    for data in (text, gzip.compress(text, 1), gzip.compress(text, 1)[:-4]):
+        path.write_bytes(data)
+        assert_read_alike(path, block_bytes=block_bytes)
+        expected, whole = in_blocks([path], FastaConfig(), block_bytes)
+        if isinstance(expected, list):
+            blocks = list(read_source_blocks([path], block_bytes=block_bytes))
+            for end in [block.end for block in blocks[:: max(1, len(blocks) // 3)]]:
+                found, rest = in_blocks([path], FastaConfig(), block_bytes, start=end)
+                assert found == expected[end.num_records :]
+                assert rest.sources[0].digest.xxh3_128 == whole.sources[0].digest.xxh3_128
+
+
+def test_blocks_of_a_plain_file_are_what_was_read_of_it_without_a_copy(tmp_path, monkeypatch):
+    path = tmp_path / "plain.fasta"
+    path.write_bytes(LONG)
+    pieces = []
+
+    def read(*args, **settings):
+        for piece in read_decompressed(*args, **settings):
+            pieces.append(piece)
+            yield piece
+
+    monkeypatch.setattr(text_blocks, "read_decompressed", read)
+    texts = [block.text for block in read_sources([path], config=FastaConfig(), block_bytes=30_000)]
+    assert b"".join(texts) == LONG
+    assert sum(any(text is piece for piece in pieces) for text in texts) >= len(texts) - 4 > 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b">a\nMK" + b"\r" * 3_000_000 + b"MK\n",
+        b">a\r" + b"MK\r" * 2_000_000,
+        b">a" + b">" * 30_000_000 + b"\nMK\n",
+        b">a\n" + b"M" * 30_000_000,
+        b"\n" * 3_000_000 + b">a\nMK",
+        b">a\nMK\n" + b"\xef\xbb" * 3_000_000,
+    ],
+    ids=["returns", "mac", "headers in a header", "a line", "blank lines", "half marks"],
+)
+def test_long_runs_of_anything_are_read_in_time_that_grows_with_them(tmp_path, text):
+    # seconds in all; minutes and more where each byte is looked at from every other
+    path = tmp_path / "long.fasta"
+    path.write_bytes(text)
+    assert_read_alike(path)
+
+
 def test_several_sources_are_read_alike(tmp_path):
     paths = [path for path in FILES if isinstance(in_records([path], FastaConfig())[0], list)]
     expected, expected_tally = in_records(paths, FastaConfig())
@@ -121,7 +209,7 @@ def test_reading_goes_on_at_the_end_of_any_block(tmp_path):
     for block_bytes in (9, 50):
         tally = ReadingTally()
         ends, parts, counted = [], [], []
-        for block in read_blocks(paths, tally=tally, block_bytes=block_bytes):
+        for block in read_source_blocks(paths, tally=tally, block_bytes=block_bytes):
             ends.append(block.end)
             parts.append(contents([block]))
             counted.append(tally.treatments.copy())
@@ -139,48 +227,40 @@ def test_sources_before_the_start_are_not_read_again(tmp_path):
     (tmp_path / "one.fasta").write_bytes(b">a\nMK\n>b\nMK\n")
     (tmp_path / "two.fasta").write_bytes(b">c\nMK\n")
     paths = [tmp_path / "one.fasta", tmp_path / "two.fasta"]
-    first, *_, last = read_blocks(paths)
+    first, *_, last = read_source_blocks(paths)
     paths[0].unlink()
     with pytest.raises(FastaError, match="no such file"):
-        list(read_blocks(paths, start=first.end))
+        list(read_source_blocks(paths, start=first.end))
     paths[0].write_bytes(b">other\n")
-    assert list(read_blocks(paths, start=last.end)) == []
+    assert list(read_source_blocks(paths, start=last.end)) == []
 
 
 def test_a_file_that_became_shorter_is_not_gone_on_with(tmp_path):
     path = tmp_path / "some.fasta"
     path.write_bytes(b">a\nMK\n>b\nMK\n")
-    first, *_ = read_blocks([path], block_bytes=1)
+    first, *_ = read_source_blocks([path], block_bytes=1)
     path.write_bytes(b">a\n")
     with pytest.raises(FastaError, match="shorter than where reading ended"):
-        list(read_blocks([path], start=first.end))
+        list(read_source_blocks([path], start=first.end))
 
 
 def test_a_pipe_is_not_gone_on_with(tmp_path):
     path = tmp_path / "some.fasta"
     path.write_bytes(b">a\nMK\n")
-    (block,) = read_blocks([path])
+    (block,) = read_source_blocks([path])
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(FastaError, match=r"some\.fasta: cannot be read a second time"):
-        list(read_blocks([path], start=block.end))
-
-
-def test_standard_input_is_not_gone_on_with(tmp_path):
-    path = tmp_path / "some.fasta"
-    path.write_bytes(b">a\nMK\n")
-    (block,) = read_blocks([path])
-    with pytest.raises(FastaError, match="standard input: cannot be read a second time"):
-        list(read_blocks(["-"], start=block.end))
+        list(read_source_blocks([path], start=block.end))
 
 
 def test_texts_are_scanned_in_any_number_of_threads(sample):
     path = sample / "uniprotkb_sample.fasta.xz"
-    expected = contents(list(read_blocks([path])))
+    expected = contents(list(read_source_blocks([path])))
     treatments, previous, found = ReadingTally().treatments, None, []
     with ThreadPoolExecutor(4) as pool:
-        for scanned in pool.map(scan, read_texts([path], block_bytes=10_000)):
-            block = settle(scanned, treatments, FastaConfig(), previous)
+        for scanned in pool.map(scan_source, read_sources([path], config=FastaConfig(), block_bytes=10_000)):
+            block = settle_source(scanned, treatments, FastaConfig(), previous)
             previous = block.end
             found += contents([block])
     assert found == expected
@@ -189,7 +269,7 @@ def test_texts_are_scanned_in_any_number_of_threads(sample):
 def test_texts_tell_what_had_been_read_of_their_source(sample):
     path = sample / "uniprotkb_sample.fasta.xz"
     data = path.read_bytes()
-    for block in read_texts([path], block_bytes=100_000):
+    for block in read_sources([path], config=FastaConfig(), block_bytes=100_000):
         digest = ReadingTally(with_sha256=False).begin("prefix").digest
         digest.update(data[: block.num_bytes_read])
         assert digest.xxh3_128 == block.digest_read
@@ -197,11 +277,10 @@ def test_texts_tell_what_had_been_read_of_their_source(sample):
 
 def test_times_are_told_by_stage(sample):
     timings = Timings()
-    list(read_blocks([sample / "uniprotkb_sample.fasta.xz"], timings=timings))
+    list(read_source_blocks([sample / "uniprotkb_sample.fasta.xz"], timings=timings))
     assert timings.seconds.keys() == {"read", "hash", "inflate", "cut", "scan", "settle"}
 
 
-ALPHABET = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWYACDEFGHIKLMNPQRSTVWYXBUZO", dtype=np.uint8)
 STRANGE = (b"\r", b"\r\n", b"\0", b">", b";", b"\n;note\n", b" ", b"\t", b"*", b"-", b"\xef\xbb\xbf", b"\xe9", b"\xff")
 
 

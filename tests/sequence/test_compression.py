@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
+import sys
+import tracemalloc
+import zlib
 
 import pytest
 import xxhash
@@ -12,7 +16,9 @@ import zstandard
 
 from proteinlm.errors import FastaError
 from proteinlm.sequence.compression import PIECE, SourceDigest, read_decompressed
+from proteinlm.sequence.source_formats import format_of
 from proteinlm.sequence.timings import Timings
+from proteinlm.sequence.zstandard_blocks import ZstandardDecompressor
 
 TEXT = b"".join(b">protein_%d\nMKTAYIAKQRQISFVKSHFSRQ\n" % number for number in range(20_000))
 COMPRESSIONS = {"gzip": gzip.compress, "xz": lzma.compress, "bzip2": bz2.compress, "zstandard": zstandard.compress}
@@ -103,3 +109,93 @@ def test_times_of_reading_are_told_by_stage(tmp_path):
     timings = Timings()
     list(read_decompressed(_file(tmp_path, gzip.compress(TEXT)), digest=SourceDigest(), timings=timings))
     assert timings.seconds.keys() == {"read", "hash", "inflate"}
+
+
+PACKERS = {
+    "gzip": lambda: zlib.compressobj(1, wbits=31),
+    "xz": lambda: lzma.LZMACompressor(preset=0),
+    "bzip2": bz2.BZ2Compressor,
+    "zstandard": lambda: zstandard.ZstdCompressor().compressobj(),
+}
+A_TENTH = 10_000_000
+
+
+def _bomb(kind):
+    """Return 100 MB of one letter behind the beginning of a header, compressed 200- to 30,000-fold."""
+    packer = PACKERS[kind]()
+    parts = [packer.compress(text) for text in [b">", *[b"A" * A_TENTH] * 10]]
+    return b"".join([*parts, packer.flush()])
+
+
+@pytest.mark.parametrize("num_members", [1, 3])
+def test_no_piece_of_a_bomb_takes_much_memory(tmp_path, kind, num_members):
+    path = _file(tmp_path, _bomb(kind) * num_members)
+    assert path.stat().st_size < 500_000 * num_members
+    num_bytes = 0
+    tracemalloc.start()
+    try:
+        for piece in read_decompressed(path):
+            num_bytes += len(piece)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert num_bytes == num_members * (1 + 10 * A_TENTH)
+    assert peak < 16 << 20
+
+
+def test_a_bomb_on_standard_input_is_looked_at_in_little_memory(monkeypatch, kind):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(_bomb(kind))))
+    tracemalloc.start()
+    try:
+        assert format_of("-") == "fasta"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("level", [-5, 1, 19])
+@pytest.mark.parametrize("text", [b"", b"A", TEXT, b"A" * 3_000_000, bytes(range(256)) * 3000], ids=len)
+def test_zstandard_frames_of_every_kind_are_read_in_any_parts(text, level, checksum):
+    settings = {"level": level, "write_checksum": checksum}
+    with_size = zstandard.ZstdCompressor(**settings).compress(text)
+    packer = zstandard.ZstdCompressor(write_content_size=False, **settings).compressobj()
+    without_size = packer.compress(text) + packer.flush()
+    for data in (with_size, without_size):
+        for size in (1 if len(data) < 100_000 else 1000, 7777, len(data)):
+            frame = ZstandardDecompressor()
+            parts = []
+            for start in range(0, len(data), size):
+                parts.append(frame.decompress(data[start : start + size], 1 << 18))
+                while not (frame.eof or frame.needs_input):
+                    parts.append(frame.decompress(b"", 1 << 18))
+            assert frame.eof
+            assert b"".join(parts) == text
+            # the library may hold back what a block before has added
+            assert max(map(len, parts)) <= 3 << 17
+
+
+def test_skippable_frames_of_zstandard_are_passed_over(tmp_path):
+    frame = zstandard.compress(TEXT)
+    first, other = (bytes([byte]) + b"\x2a\x4d\x18\x04\0\0\0" for byte in (0x50, 0x5F))
+    empty = b"\x51\x2a\x4d\x18\0\0\0\0"
+    data = (
+        first
+        + len(frame).to_bytes(4, "little")
+        + frame
+        + empty
+        + other
+        + b"\x28\xb5\x2f\xfd"
+        + frame
+        + first
+        + b"\0>a\n"
+    )
+    assert _read(_file(tmp_path, data)) == 2 * TEXT
+    with pytest.raises(FastaError, match="the zstandard data end before their end mark"):
+        _read(_file(tmp_path, data[:-1]))
+
+
+def test_a_skippable_frame_may_be_longer_than_a_piece(tmp_path):
+    skipped = b"\x5e\x2a\x4d\x18" + (5_000_000).to_bytes(4, "little") + bytes(5_000_000)
+    assert _read(_file(tmp_path, skipped + zstandard.compress(TEXT))) == TEXT

@@ -72,19 +72,19 @@ def test_a_lack_of_room_is_told():
 
 PORTABLE = """
 from proteinlm.sequence.scanning import is_wide
-from proteinlm.sequence.block_reader import read_blocks
+from proteinlm.sequence.source_blocks import read_source_blocks
 import numpy, sys
 assert not is_wide()
-(first, *_) = read_blocks([sys.argv[1]])
+(first, *_) = read_source_blocks([sys.argv[1]])
 print(len(first), int(first.digests[:, 0].sum()), int(first.num_ambiguous.sum()))
 """
 
 
 def test_processors_without_the_lookup_read_the_same(sample):
-    from proteinlm.sequence.block_reader import read_blocks
+    from proteinlm.sequence.source_blocks import read_source_blocks
 
     path = sample / "uniprotkb_sample.fasta.xz"
-    first, *_ = read_blocks([path])
+    first, *_ = read_source_blocks([path])
     environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     command = [sys.executable, "-c", PORTABLE, str(path)]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()

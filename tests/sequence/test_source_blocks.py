@@ -78,9 +78,10 @@ def test_digests_are_those_of_the_same_records_in_fasta():
     assert entries[0].marks.tolist() == [0, record_blocks.FRAGMENT, record_blocks.FRAGMENT]
 
 
-def test_standard_input_cannot_be_gone_on_with(monkeypatch):
-    first = next(read_source_blocks([PATHS[0]]))
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(PATHS[0].read_bytes()))))
+@pytest.mark.parametrize("path", [PATHS[0], PATHS[3]], ids=["entries", "fasta"])
+def test_standard_input_cannot_be_gone_on_with(monkeypatch, path):
+    first = next(read_source_blocks([path]))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(path.read_bytes()))))
     with pytest.raises(FastaError, match="cannot be read a second time"):
         list(read_source_blocks(["-"], start=first.end))
 
