@@ -19,10 +19,11 @@ import numpy as np
 
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.alphabet import encode
-from proteinlm.sequence.fasta import FastaConfig, FastaRecord, ReadingTally, RecordParser
+from proteinlm.sequence.fasta import STOPS_AT_END, FastaConfig, FastaRecord, ReadingTally, RecordParser
 from proteinlm.sequence.fasta_text import refuse_nul
 from proteinlm.sequence.record_blocks import FRAGMENT, ReadingPosition, RecordBlock
 from proteinlm.sequence.screening import is_fragment
+from proteinlm.sequence.substitutions import Substitutions
 from proteinlm.sequence.text_blocks import BLOCK_BYTES, TextBlock, read_texts
 from proteinlm.sequence.timings import Timings, measured
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class ScannedBlock:
     """A text and what the compiled loop found in it.
 
-    The arrays are those of ``scan_text`` in proteinlm.sequence.scanning, cut to the N records.
+    The arrays and numbers are those of ``scan_text`` in proteinlm.sequence.scanning, cut to the N records.
     """
 
     block: TextBlock
@@ -45,6 +46,8 @@ class ScannedBlock:
     hashes: NDArray[np.uint64]
     marks: NDArray[np.uint8]
     num_lines: int
+    num_stops: int
+    num_lower: int
 
 
 @dataclass(slots=True, eq=False)
@@ -109,11 +112,11 @@ def scan(block: TextBlock) -> ScannedBlock:
     capacity = len(text) // 64 + 16
     while True:
         places = np.empty((capacity + 1, 3), dtype=np.int64)
-        counts = np.empty((capacity, 3), dtype=np.int64)
+        counts = np.empty((capacity, 4), dtype=np.int64)
         hashes = np.empty((capacity, 4), dtype=np.uint64)
         marks = np.empty(capacity, dtype=np.uint8)
         filled = (tokens, identifiers, places, counts, hashes, marks)
-        number, num_lines = scanning.scan_text(text, scanning.is_wide(), *filled)
+        number, num_lines, num_stops, num_lower = scanning.scan_text(text, scanning.is_wide(), *filled)
         if number >= 0:
             break
         capacity *= 4
@@ -127,6 +130,8 @@ def scan(block: TextBlock) -> ScannedBlock:
         hashes=hashes[:number],
         marks=marks[:number],
         num_lines=num_lines,
+        num_stops=num_stops,
+        num_lower=num_lower,
     )
 
 
@@ -149,6 +154,8 @@ def settle(
         previous = ReadingPosition(block.source, block.position, 1 + block.num_opening_lines, 0, 0)
     assert previous.text == block.position, "blocks are settled in their order"
     treatments.update(block.treatments)
+    if scanned.num_stops:
+        treatments[STOPS_AT_END] += scanned.num_stops
     if block.holds_nul:
         refuse_nul(block.name, previous.line + block.text.count(b"\n", 0, block.text.index(b"\0")))
     found = _with_odd_records(scanned, treatments, config, previous.line)
@@ -187,7 +194,7 @@ def _with_odd_records(scanned: ScannedBlock, treatments: Counter[str], config: F
         counts=scanned.counts,
         hashes=scanned.hashes,
         marks=scanned.marks,
-        substitutions={},
+        substitutions=Substitutions(scanned.counts[:, 3], {}) if scanned.num_lower else {},
     )
     odd = np.flatnonzero(scanned.marks & scanning.NOT_PLAIN)
     if not len(odd):
@@ -204,9 +211,10 @@ def _with_odd_records(scanned: ScannedBlock, treatments: Counter[str], config: F
         *(found.tokens, found.offsets, found.identifiers, found.identifier_offsets),
         *(found.counts, found.hashes, found.marks),
     )
-    found.substitutions = {
+    substitutions = {
         number: one.substitutions for number, one in zip(odd.tolist(), encoded, strict=True) if one.substitutions
     }
+    found.substitutions = Substitutions(scanned.counts[:, 3], substitutions) if scanned.num_lower else substitutions
     return found
 
 

@@ -1,8 +1,9 @@
 """A text of whole records, scanned in one compiled pass: where everything stands, tokens, hashes, counts.
 
-The text has LF line ends and begins with ``>``. Plain records are done here. A record that holds
-anything else than upper case letters with a token of their own, or whose identifier is unusual,
-is only marked NOT_PLAIN; its treatment is defined by the parser of proteinlm.sequence.fasta.
+The text has LF line ends and begins with ``>``. Plain records are done here: letters with a token
+of their own, in either case, and stops at the end, which no setting treats in different ways. A
+record that holds anything else, or whose identifier is unusual, is only marked NOT_PLAIN; its
+treatment is defined by the parser of proteinlm.sequence.fasta.
 
 Sequence lines are translated 64 bytes at a time where the processor looks up 32 bytes at once
 (AVX2), and byte by byte elsewhere, at about a third of the speed.
@@ -28,13 +29,14 @@ from proteinlm.sequence.xxh3 import address_of, xxh3_128
 NOT_PLAIN = 128
 
 _WIDTH = 64  # a usual line and its end: one step
-_LINE_FEED, _GREATER, _BLANK, _TAB, _BAR, _BRACKET = b"\n> \t|("
+_LINE_FEED, _GREATER, _BLANK, _TAB, _BAR, _BRACKET, _STOP = b"\n> \t|(*"
 _JOINT = 1  # joins the headers of identical proteins in NCBI's nr
 _UPPER_CASE = "ABCDEFGHIKLMNOPQRSTUVWXYZ"  # J has no token
 _NO_TOKEN = 128
 _TOKEN_OF = np.full(256, _NO_TOKEN, dtype=np.uint8)
 for _letter in _UPPER_CASE:
-    _TOKEN_OF[ord(_letter)] = TOKENS.index(_letter)
+    _TOKEN_OF[[ord(_letter), ord(_letter.lower())]] = TOKENS.index(_letter)
+_LOWER = 0x20  # the bit that only letters in lower case have
 # the standard residues stand first, so one comparison tells the others
 _FIRST_AMBIGUOUS = int(STANDARD.max()) + 1
 _IS_PREDICTABLE = np.isin(np.arange(256), [*STANDARD.tolist(), *(TOKENS.index(letter) for letter in "BUZO")])
@@ -73,7 +75,7 @@ def _chosen(builder: Any, vectors: tuple[Any, Any], numbers: range) -> Any:
 
 
 def _looked_up(builder: Any, letters: Any) -> Any:
-    """Return the tokens of letters from ``@`` to ``_``; they are wrong, but below 128, for other bytes."""
+    """Return the tokens of bytes from ``@`` on, of either case; they are wrong, but below 128, for other bytes."""
     kind = ir.FunctionType(_LOOKUP, [_LOOKUP, _LOOKUP])
     shuffle = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pshuf.b")
     parts = [_chosen(builder, (letters, letters), range(start, start + 32)) for start in (0, 32)]
@@ -88,20 +90,24 @@ def _looked_up(builder: Any, letters: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _translate(typing_context: Any, text: Any, tokens: Any) -> Any:
-    """Write the tokens of 64 bytes; return masks of the bytes without a token and of the ambiguous residues."""
+    """Write the tokens of 64 bytes; return masks of the bytes without one, of ambiguous residues, of lower case.
+
+    The masks say nothing of use about bytes without a token but the first.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if not is_wide():
-            return cgutils.pack_array(builder, [_I64(1), _I64(0)])
+            return cgutils.pack_array(builder, [_I64(1), _I64(0), _I64(0)])
         letters = _vector_at(builder, arguments[0])
         found = _looked_up(builder, letters)
         builder.store(found, builder.inttoptr(arguments[1], _BYTES.as_pointer()), align=1)
-        is_outside = builder.icmp_unsigned("!=", builder.and_(letters, _every(0xE0)), _every(0x40))
+        is_outside = builder.icmp_unsigned("!=", builder.and_(letters, _every(0xC0)), _every(0x40))
         is_without = builder.or_(is_outside, builder.icmp_signed("<", found, _every(0)))
         is_ambiguous = builder.icmp_signed(">=", found, _every(_FIRST_AMBIGUOUS))
-        return cgutils.pack_array(builder, [_bits(builder, is_without), _bits(builder, is_ambiguous)])
+        is_lower = builder.icmp_unsigned("!=", builder.and_(letters, _every(_LOWER)), _every(0))
+        return cgutils.pack_array(builder, [_bits(builder, found) for found in (is_without, is_ambiguous, is_lower)])
 
-    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), generate
+    return types.UniTuple(types.uint64, 3)(types.uint64, types.uint64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -232,24 +238,27 @@ def _body(text: Any, here: Any, tokens: Any, at: Any, wide: Any) -> Any:
     """Translate sequence lines up to the next record or the first byte without a token.
 
     Returns:
-        where that is, whether it is the next record, the end of the tokens, the number of lines
-        and of ambiguous residues.
+        where that is, whether it is the next record, the end of the tokens, the number of lines,
+        of ambiguous residues and of residues in lower case.
     """
     source, target, size = address_of(text), address_of(tokens), len(text)
-    num_lines = num_ambiguous = 0
+    num_lines = num_ambiguous = num_lower = 0
     is_line_start = True
     while here < size:
         if is_line_start and text[here] == _GREATER:
             break
         is_line_start = False
         if wide and here + _WIDTH <= size:
-            without, ambiguous = _translate(source + np.uint64(here), target + np.uint64(at))
+            without, ambiguous, lower = _translate(source + np.uint64(here), target + np.uint64(at))
             length = _WIDTH
             if without:
                 length = _first_bit(without)
-                ambiguous &= (np.uint64(1) << np.uint64(length)) - np.uint64(1)
-            if ambiguous:
+                before = (np.uint64(1) << np.uint64(length)) - np.uint64(1)
+                ambiguous &= before
+                lower &= before
+            if ambiguous | lower:
                 num_ambiguous += _num_bits(ambiguous)
+                num_lower += _num_bits(lower)
             here += length
             at += length
             if not without:
@@ -259,15 +268,31 @@ def _body(text: Any, here: Any, tokens: Any, at: Any, wide: Any) -> Any:
             if token < _NO_TOKEN:
                 tokens[at] = token
                 num_ambiguous += 1 if token >= _FIRST_AMBIGUOUS else 0
+                num_lower += 1 if text[here] & _LOWER else 0
                 here += 1
                 at += 1
                 continue
         if text[here] != _LINE_FEED:
-            return here, False, at, num_lines, num_ambiguous
+            return here, False, at, num_lines, num_ambiguous, num_lower
         num_lines += 1
         here += 1
         is_line_start = True
-    return here, True, at, num_lines, num_ambiguous
+    return here, True, at, num_lines, num_ambiguous, num_lower
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _stops(text: Any, here: Any) -> Any:
+    """Pass over stops and line ends; return what _body does of place and lines, and the number of stops."""
+    num_stops = num_lines = 0
+    while text[here] == _STOP or text[here] == _LINE_FEED:
+        if text[here] == _STOP:
+            num_stops += 1
+        else:
+            num_lines += 1
+            if here + 1 == len(text) or text[here + 1] == _GREATER:
+                return here + 1, True, num_lines, num_stops
+        here += 1
+    return here, False, num_lines, num_stops
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -295,7 +320,7 @@ def _num_predictable(tokens: Any, start: Any, end: Any) -> Any:
 def scan_text(
     text: Any, wide: Any, tokens: Any, identifiers: Any, places: Any, counts: Any, hashes: Any, marks: Any
 ) -> Any:
-    """Scan a text; return how many records it has and their lines, or -1 records where there is no room.
+    """Scan a text; what becomes of its records is that of the plain parser, for every FastaConfig.
 
     Args:
         text: uint8 (T,), whole records.
@@ -304,37 +329,48 @@ def scan_text(
         identifiers: uint8, at least (T,); is filled.
         places: int64 (M + 1, 3), filled with each record's start in the text, in the tokens and in the
             identifiers, and behind the last with their ends.
-        counts: int64 (M, 3), filled with the number of the header's line, from 0, of residues that can be
-            predicted and of ambiguous residues.
+        counts: int64 (M, 4), filled with the number of the header's line, from 0, of residues that can be
+            predicted, of ambiguous residues and of residues in lower case.
         hashes: uint64 (M, 4), filled with both halves of the hash of the tokens and of the accession.
         marks: uint8 (M,), filled with NUCLEOTIDES, FRAGMENT, NOT_PLAIN; a record that is not plain
             has neither tokens nor identifier.
+
+    Returns:
+        the numbers of records, -1 where there is no room for them, of lines, of stops that were taken
+        away at the ends of plain records, and of residues in lower case.
     """
-    here = at = name = line = number = 0
+    here = at = name = line = number = all_stops = all_lower = 0
     places[0] = 0
     while here < len(text):
         if number == len(marks):
-            return -1, 0
+            return -1, 0, 0, 0
         identifier_end, header_end, is_fragment = _header(text, here + 1)
         is_plain = identifier_end > here + 1 and text[identifier_end] in (_BLANK, _LINE_FEED, _TAB, _JOINT)
-        following, is_whole, end, num_lines, num_ambiguous = _body(text, header_end + 1, tokens, at, wide)
+        following, is_whole, end, num_lines, num_ambiguous, num_lower = _body(text, header_end + 1, tokens, at, wide)
+        num_stops = 0
+        if not is_whole:
+            following, is_whole, num_stop_lines, num_stops = _stops(text, following)
+            num_lines += num_stop_lines
         counts[number, 0] = line
         if is_plain and is_whole:
             name_end = _copied(text, here + 1, identifier_end, identifiers, name)
             _hash_record(tokens, at, end, identifiers, name, name_end, hashes[number])
             counts[number, 1] = _num_predictable(tokens, at, end) if num_ambiguous else end - at
-            counts[number, 2] = num_ambiguous
+            counts[number, 2], counts[number, 3] = num_ambiguous, num_lower
             marks[number] = FRAGMENT * is_fragment | NUCLEOTIDES * _looks_like_nucleotides(tokens, at, end)
             at, name = end, name_end
+            all_stops += num_stops
+            all_lower += num_lower
         else:
             following, num_skipped = _skipped(text, following) if not is_whole else (following, 0)
             num_lines += num_skipped
+            counts[number, 3] = 0
             marks[number] = NOT_PLAIN
         here = following
         line += 1 + num_lines
         number += 1
         places[number, 0], places[number, 1], places[number, 2] = here, at, name
-    return number, line
+    return number, line, all_stops, all_lower
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -357,7 +393,7 @@ def measure_records(
 ) -> None:
     """Do for the records with these numbers what scan_text does for plain ones.
 
-    ``counts``, but for the lines, and ``hashes`` are filled, NUCLEOTIDES is added to ``marks``.
+    ``counts``, but for lines and lower case, and ``hashes`` are filled, NUCLEOTIDES is added to ``marks``.
     """
     for number in numbers:
         start, end = offsets[number], offsets[number + 1]

@@ -17,7 +17,11 @@ from proteinlm.sequence.scanning import NOT_PLAIN, is_wide, scan_text
 
 MORSELS = (
     *("\n", "\n", "\n>a\n", "\n>sp|P1|N (Fragment) x\n", ">", "MKLV" * 16, "MK", "ACGT" * 10, "XBUZO", "J", "m"),
+    *("mkxv" * 20, "M*\n*", "**\n", "j"),
     *("*", "\n>\n", "\n> x\n", "\n>é\n", "\n>a\tb\n", "\n>" + "n" * 61, " (Fragment", "\n>a|b (Fragments)\n"),
+)
+WIDTHS = pytest.mark.parametrize(
+    "wide", [False, pytest.param(True, marks=pytest.mark.skipif(not is_wide(), reason="no AVX2"))]
 )
 
 
@@ -25,15 +29,15 @@ def scanned(text: bytes, wide: bool, capacity: int = 1000):
     size = len(text)
     arrays = (
         *(np.zeros(size, np.uint8), np.zeros(size, np.uint8), np.zeros((capacity + 1, 3), np.int64)),
-        *(np.zeros((capacity, 3), np.int64), np.zeros((capacity, 4), np.uint64), np.zeros(capacity, np.uint8)),
+        *(np.zeros((capacity, 4), np.int64), np.zeros((capacity, 4), np.uint64), np.zeros(capacity, np.uint8)),
     )
-    number, num_lines = scan_text(np.frombuffer(text, np.uint8), wide, *arrays)
+    number, *totals = scan_text(np.frombuffer(text, np.uint8), wide, *arrays)
     tokens, identifiers, places, counts, hashes, marks = arrays
     if number >= 0:
         tokens, identifiers = tokens[: places[number, 1]], identifiers[: places[number, 2]]
     plain = marks[:number] != NOT_PLAIN
     return (
-        *(number, num_lines, tokens.tobytes(), identifiers.tobytes(), places[: number + 1].tolist()),
+        *(number, totals, tokens.tobytes(), identifiers.tobytes(), places[: number + 1].tolist()),
         *(counts[:number, 0].tolist(), counts[:number][plain].tolist(), hashes[:number][plain].tolist()),
         marks[:number].tolist(),
     )
@@ -47,23 +51,48 @@ def test_wide_and_narrow_loops_agree(text):
     assert scanned(whole, True) == scanned(whole, False)
 
 
-@pytest.mark.parametrize("wide", [False, pytest.param(True, marks=pytest.mark.skipif(not is_wide(), reason="no AVX2"))])
+@WIDTHS
 def test_every_byte_has_the_token_of_encode_or_makes_its_record_odd(wide):
     for byte in set(range(256)) - set(b"\n>"):
         residues = b"MKLV" * 20 + bytes([byte]) + b"A" * 100
         found = scanned(b">a\n" + residues + b"\n>b\nMK\n", wide)
         encoded = encode(residues)
-        is_plain = not encoded.substitutions and byte not in b"-."
+        is_plain = encoded.substitutions.keys() <= {"lower case"} and byte not in b"-."
         assert (found[-1][0] != NOT_PLAIN) == is_plain, byte
+        assert found[1][2] == (encoded.substitutions.get("lower case", 0) if is_plain else 0)
         assert found[2] == (encoded.tokens.tobytes() if is_plain else b"") + encode(b"MK").tokens.tobytes()
 
 
 def test_marks_and_lines_of_plain_and_odd_records():
-    text = b">a (Fragment)\nMK\nLV\n\n>b\nMK*\n>c\n" + b"ACGT" * 8 + b"\n>(Fragment\nM\n"
+    text = b">a (Fragment)\nMK\nLV\n\n>b\nMK-\n>c\n" + b"ACGT" * 8 + b"\n>(Fragment\nM\n"
     found = scanned(text, is_wide())
     assert found[-1] == [FRAGMENT, NOT_PLAIN, NUCLEOTIDES, 0]
     assert found[5] == [0, 4, 6, 8]
-    assert found[1] == 10
+    assert found[1] == [10, 0, 0]
+
+
+@WIDTHS
+def test_stops_at_the_end_are_counted_and_stops_inside_are_odd(wide):
+    for residues in (b"MK", b"", b"M" * 63, b"M" * 64, b"M" * 200, b"M" * 60 + b"\n" + b"K" * 60):
+        for end, num_stops in ((b"*\n", 1), (b"**\n", 2), (b"\n*\n", 1), (b"*\n\n*\n", 2), (b"**\n" * 40, 80)):
+            found = scanned(b">a\n" + residues + end + b">b\nLV\n", wide)
+            num_lines = 3 + residues.count(b"\n") + end.count(b"\n")
+            assert found[1] == [num_lines, num_stops, 0]
+            assert found[2] == encode(residues.replace(b"\n", b"") + b"LV").tokens.tobytes()
+            assert found[-1] == [0, 0]
+            for inside in (end + b"M\n", end + b"m\n", end + b"-\n", end + b">\n"[1:] + b"MK*\n"):
+                found = scanned(b">a\n" + residues + inside + b">b\nLV*\n", wide)
+                assert found[1] == [num_lines + inside.count(b"\n") - end.count(b"\n"), 1, 0]
+                assert found[-1] == [NOT_PLAIN, 0]
+
+
+@WIDTHS
+def test_lower_case_is_counted_in_plain_records_only(wide):
+    text = b">a\n" + b"mkLV" * 40 + b"\nxBuz\n>b\nmk?\n>c\n" + b"acgtN" * 9 + b"*\n"
+    found = scanned(text, wide)
+    assert found[1] == [7, 1, 83 + 36]
+    assert found[-1] == [0, NOT_PLAIN, NUCLEOTIDES]
+    assert [counts[1:] for counts in found[6]] == [[163, 4, 83], [45, 0, 36]]
 
 
 def test_a_lack_of_room_is_told():
