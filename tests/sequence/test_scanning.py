@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from proteinlm.sequence import encode
 from proteinlm.sequence.record_blocks import FRAGMENT, NUCLEOTIDES
-from proteinlm.sequence.scanning import NOT_PLAIN, is_wide, scan_text
+from proteinlm.sequence.scanning import NOT_PLAIN, has_feature, is_wide, scan_text
 
 MORSELS = (
     *("\n", "\n", "\n>a\n", "\n>sp|P1|N (Fragment) x\n", ">", "MKLV" * 16, "MK", "ACGT" * 10, "XBUZO", "J", "m"),
@@ -99,22 +100,36 @@ def test_a_lack_of_room_is_told():
     assert scanned(b">\n" * 10, False, capacity=9)[0] == -1
 
 
-PORTABLE = """
-from proteinlm.sequence.scanning import is_wide
-from proteinlm.sequence.block_reader import read_blocks
-import numpy, sys
-assert not is_wide()
-(first, *_) = read_blocks([sys.argv[1]])
-print(len(first), int(first.digests[:, 0].sum()), int(first.num_ambiguous.sum()))
+ELSEWHERE = """
+import sys
+from tests.sequence.test_scanning import all_there_is, many_records
+from proteinlm.sequence.scanning import has_feature
+assert [has_feature(name) for name in ("avx2", "avx512vbmi")] == [sys.argv[1] == "True", False]
+print(all_there_is(many_records()))
 """
 
 
-def test_processors_without_the_lookup_read_the_same(sample):
-    from proteinlm.sequence.block_reader import read_blocks
+def many_records() -> bytes:
+    """Return records of every size up to 400, in lines of 60, some odd."""
+    random = np.random.default_rng(1)
+    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY" * 4 + b"acgtXBUZO", np.uint8)
+    parts = []
+    for number in range(400):
+        residues = random.choice(letters, number).tobytes() + b"*-?"[: random.integers(3)]
+        lines = [residues[start : start + 60] for start in range(0, len(residues), 60)]
+        parts += [b">sp|P%d|%s x (Fragment)" % (number, b"N" * random.integers(80)), *lines]
+    return b"\n".join(parts) + b"\n"
 
-    path = sample / "uniprotkb_sample.fasta.xz"
-    first, *_ = read_blocks([path])
-    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    command = [sys.executable, "-c", PORTABLE, str(path)]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    assert found == [str(len(first)), str(int(first.digests[:, 0].sum())), str(int(first.num_ambiguous.sum()))]
+
+def all_there_is(text: bytes) -> str:
+    return hashlib.sha256(repr(scanned(text, is_wide())).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("features", ["", "+avx2,+popcnt,+bmi"], ids=["plain", "AVX2"])
+def test_lesser_processors_find_the_same(features):
+    if features and not has_feature("avx2"):
+        pytest.skip("needs a processor with AVX2")
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
+    command = [sys.executable, "-c", ELSEWHERE, str(bool(features))]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert found.strip() == all_there_is(many_records())
