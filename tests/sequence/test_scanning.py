@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from proteinlm.sequence import encode
 from proteinlm.sequence.record_blocks import FRAGMENT, NUCLEOTIDES
-from proteinlm.sequence.scanning import NOT_PLAIN, has_feature, is_wide, scan_text
+from proteinlm.sequence.scanning import NOT_PLAIN, scan_text
+from proteinlm.sequence.wide_bytes import has_feature, is_wide
 
 MORSELS = (
     *("\n", "\n", "\n>a\n", "\n>sp|P1|N (Fragment) x\n", ">", "MKLV" * 16, "MK", "ACGT" * 10, "XBUZO", "J", "m"),
@@ -28,18 +29,19 @@ WIDTHS = pytest.mark.parametrize(
 
 def scanned(text: bytes, wide: bool, capacity: int = 1000):
     size = len(text)
-    arrays = (
-        *(np.zeros(size, np.uint8), np.zeros(size, np.uint8), np.zeros((capacity + 1, 3), np.int64)),
-        *(np.zeros((capacity, 4), np.int64), np.zeros((capacity, 4), np.uint64), np.zeros(capacity, np.uint8)),
-    )
-    number, *totals = scan_text(np.frombuffer(text, np.uint8), wide, *arrays)
-    tokens, identifiers, places, counts, hashes, marks = arrays
+    tokens, identifiers, marks = np.zeros(size, np.uint8), np.zeros(size + 64, np.uint8), np.zeros(capacity, np.uint8)
+    places, counts = np.zeros((3, capacity + 1), np.int64), np.zeros((4, capacity), np.int64)
+    digests = np.zeros((2, capacity, 2), np.uint64)
+    filled = (tokens, identifiers, places, counts, digests, marks)
+    number, *totals = scan_text(np.frombuffer(text, np.uint8), wide, *filled)
     if number >= 0:
-        tokens, identifiers = tokens[: places[number, 1]], identifiers[: places[number, 2]]
+        tokens, identifiers = tokens[: places[1, number]], identifiers[: places[2, number]]
+        assert totals[1] == np.count_nonzero(marks[:number] & NOT_PLAIN)
+        del totals[1]
     plain = marks[:number] != NOT_PLAIN
     return (
-        *(number, totals, tokens.tobytes(), identifiers.tobytes(), places[: number + 1].tolist()),
-        *(counts[:number, 0].tolist(), counts[:number][plain].tolist(), hashes[:number][plain].tolist()),
+        *(number, totals, tokens.tobytes(), identifiers.tobytes(), places[:, : number + 1].tolist()),
+        *(counts[0, :number].tolist(), counts[:, :number].T[plain].tolist(), digests[:, :number][:, plain].tolist()),
         marks[:number].tolist(),
     )
 
@@ -103,7 +105,7 @@ def test_a_lack_of_room_is_told():
 ELSEWHERE = """
 import sys
 from tests.sequence.test_scanning import all_there_is, many_records
-from proteinlm.sequence.scanning import has_feature
+from proteinlm.sequence.wide_bytes import has_feature
 assert [has_feature(name) for name in ("avx2", "avx512vbmi")] == [sys.argv[1] == "True", False]
 print(all_there_is(many_records()))
 """
