@@ -19,7 +19,7 @@ import numpy as np
 
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.alphabet import encode
-from proteinlm.sequence.fasta import STOPS_AT_END, FastaConfig, FastaRecord, ReadingTally, RecordParser
+from proteinlm.sequence.fasta import FastaConfig, FastaRecord, ReadingTally, RecordParser
 from proteinlm.sequence.fasta_text import refuse_nul
 from proteinlm.sequence.record_blocks import FRAGMENT, ReadingPosition, RecordBlock
 from proteinlm.sequence.screening import is_fragment
@@ -159,7 +159,7 @@ def settle(
     assert previous.text == block.position, "blocks are settled in their order"
     treatments.update(block.treatments)
     if scanned.num_stops:
-        treatments[STOPS_AT_END] += scanned.num_stops
+        treatments["stops at the end"] += scanned.num_stops
     if block.holds_nul:
         refuse_nul(block.name, previous.line + block.text.count(b"\n", 0, block.text.index(b"\0")))
     found = _with_odd_records(scanned, treatments, config, previous.line)

@@ -17,7 +17,6 @@ from proteinlm.sequence.fasta_text import FastaText, before_nul, is_comment, nex
 
 LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 GAPS = b"-.~"
-STOPS_AT_END = "stops at the end"  # of treatments
 _LINE_FEED = ord("\n")
 # FastaRecord(…) takes twice as long
 _new_tuple = tuple.__new__
@@ -233,7 +232,7 @@ class RecordParser(FastaText):
             self._count("gaps", len(residues) - len(without_gaps))
             residues = without_gaps
         stripped = residues.rstrip(b"*")
-        self._count(STOPS_AT_END, len(residues) - len(stripped))
+        self._count("stops at the end", len(residues) - len(stripped))
         self._count("sequences with a stop inside", int(b"*" in stripped))
         if self._config.strict and _BECOMES_X.search(stripped):
             self._refuse_first(_BECOMES_X, body, line, "would become X, which the strict setting refuses")
