@@ -21,6 +21,7 @@ from proteinlm.sequence.fasta import FastaConfig, FastaRecord, RecordParser
 from proteinlm.sequence.fasta_text import refuse_nul
 from proteinlm.sequence.record_blocks import FRAGMENT, ReadingPosition, RecordBlock
 from proteinlm.sequence.screening import is_fragment
+from proteinlm.sequence.substitutions import Substitutions
 from proteinlm.sequence.text_blocks import TextBlock
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class ScannedBlock:
     """A text and what the compiled loop found in it.
 
-    The arrays are those of ``scan_text`` in proteinlm.sequence.scanning, cut to the N records.
+    The arrays and numbers are those of ``scan_text`` in proteinlm.sequence.scanning, cut to the N records.
     """
 
     block: TextBlock
@@ -39,9 +40,12 @@ class ScannedBlock:
     identifiers: NDArray[np.uint8]
     places: NDArray[np.int64]
     counts: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
+    digests: NDArray[np.uint64]
     marks: NDArray[np.uint8]
     num_lines: int
+    num_odd: int
+    num_stops: int
+    num_lower: int
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +57,7 @@ class _Found:
     identifiers: NDArray[np.uint8]
     identifier_offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
+    digests: NDArray[np.uint64]
     marks: NDArray[np.uint8]
     substitutions: Mapping[int, Mapping[str, int]]
 
@@ -61,30 +65,35 @@ class _Found:
 def scan(block: TextBlock) -> ScannedBlock:
     """Return what stands in a text; safe in any number of threads at once."""
     from proteinlm.sequence import scanning
+    from proteinlm.sequence.wide_bytes import is_wide
 
     text = np.frombuffer(block.text, dtype=np.uint8)
-    tokens, identifiers = np.empty(len(text), dtype=np.uint8), np.empty(len(text), dtype=np.uint8)
-    capacity = len(text) // 64 + 16
+    tokens = np.empty(len(text), dtype=np.uint8)
+    capacity, num_identifier_bytes = len(text) // 64 + 16, len(text) // 8 + 1024
     while True:
-        places = np.empty((capacity + 1, 3), dtype=np.int64)
-        counts = np.empty((capacity, 3), dtype=np.int64)
-        hashes = np.empty((capacity, 4), dtype=np.uint64)
+        # names are a small part of a text, and memory that is not there need not be found for each block
+        identifiers = np.empty(num_identifier_bytes, dtype=np.uint8)
+        places = np.empty((3, capacity + 1), dtype=np.int64)
+        counts = np.empty((4, capacity), dtype=np.int64)
+        digests = np.empty((2, capacity, 2), dtype=np.uint64)
         marks = np.empty(capacity, dtype=np.uint8)
-        filled = (tokens, identifiers, places, counts, hashes, marks)
-        number, num_lines = scanning.scan_text(text, scanning.is_wide(), *filled)
+        filled = (tokens, identifiers, places, counts, digests, marks)
+        number, num_lines, num_odd, num_stops, num_lower = scanning.scan_text(text, is_wide(), *filled)
         if number >= 0:
             break
-        capacity *= 4
-    _, num_tokens, num_identifier_bytes = places[number].tolist()
+        capacity, num_identifier_bytes = capacity * 4, len(text) + 1024
     return ScannedBlock(
         block=block,
-        tokens=tokens[:num_tokens],
-        identifiers=identifiers[:num_identifier_bytes],
-        places=places[: number + 1],
-        counts=counts[:number],
-        hashes=hashes[:number],
+        tokens=tokens[: places[1, number]],
+        identifiers=identifiers[: places[2, number]],
+        places=places[:, : number + 1],
+        counts=counts[:, :number],
+        digests=digests[:, :number],
         marks=marks[:number],
         num_lines=num_lines,
+        num_odd=num_odd,
+        num_stops=num_stops,
+        num_lower=num_lower,
     )
 
 
@@ -107,6 +116,8 @@ def settle(
         previous = ReadingPosition(block.source, block.position, 1 + block.num_opening_lines, 0, 0)
     assert previous.text == block.position, "blocks are settled in their order"
     treatments.update(block.treatments)
+    if scanned.num_stops:
+        treatments["stops at the end"] += scanned.num_stops
     if block.holds_nul:
         refuse_nul(block.name, previous.line + block.text.count(b"\n", 0, block.text.index(b"\0")))
     found = _with_odd_records(scanned, treatments, config, previous.line)
@@ -116,11 +127,11 @@ def settle(
         offsets=found.offsets,
         identifiers=found.identifiers,
         identifier_offsets=found.identifier_offsets,
-        lines=scanned.counts[:, 0] + previous.line,
-        digests=np.ascontiguousarray(found.hashes[:, :2]),
-        name_digests=np.ascontiguousarray(found.hashes[:, 2:]),
-        num_predictable=np.ascontiguousarray(found.counts[:, 1]),
-        num_ambiguous=np.ascontiguousarray(found.counts[:, 2]),
+        lines=found.counts[0] + previous.line,
+        digests=found.digests[0],
+        name_digests=found.digests[1],
+        num_predictable=found.counts[1],
+        num_ambiguous=found.counts[2],
         marks=found.marks,
         substitutions=found.substitutions,
         end=ReadingPosition(
@@ -139,38 +150,39 @@ def _with_odd_records(scanned: ScannedBlock, treatments: Counter[str], config: F
 
     found = _Found(
         tokens=scanned.tokens,
-        offsets=np.ascontiguousarray(scanned.places[:, 1]),
+        offsets=scanned.places[1],
         identifiers=scanned.identifiers,
-        identifier_offsets=np.ascontiguousarray(scanned.places[:, 2]),
+        identifier_offsets=scanned.places[2],
         counts=scanned.counts,
-        hashes=scanned.hashes,
+        digests=scanned.digests,
         marks=scanned.marks,
-        substitutions={},
+        substitutions=Substitutions(scanned.counts[3], {}) if scanned.num_lower else {},
     )
-    odd = np.flatnonzero(scanned.marks & scanning.NOT_PLAIN)
-    if not len(odd):
+    if not scanned.num_odd:
         return found
+    odd = np.flatnonzero(scanned.marks & scanning.NOT_PLAIN)
     records = _parsed(scanned, odd, RecordParser(scanned.block.name, config, treatments), first_line)
     encoded = [encode(record.residues) for record in records]
     names = [np.frombuffer(record.identifier.encode(), dtype=np.uint8) for record in records]
     found.tokens, found.offsets = _inserted(found.tokens, found.offsets, odd, [one.tokens for one in encoded])
     found.identifiers, found.identifier_offsets = _inserted(found.identifiers, found.identifier_offsets, odd, names)
-    found.counts, found.hashes, found.marks = found.counts.copy(), found.hashes.copy(), found.marks.copy()
+    found.counts, found.digests, found.marks = found.counts.copy(), found.digests.copy(), found.marks.copy()
     found.marks[odd] = [FRAGMENT * is_fragment(record.description) for record in records]
     scanning.measure_records(
         odd,
         *(found.tokens, found.offsets, found.identifiers, found.identifier_offsets),
-        *(found.counts, found.hashes, found.marks),
+        *(found.counts, found.digests, found.marks),
     )
-    found.substitutions = {
+    substitutions = {
         number: one.substitutions for number, one in zip(odd.tolist(), encoded, strict=True) if one.substitutions
     }
+    found.substitutions = Substitutions(scanned.counts[3], substitutions) if scanned.num_lower else substitutions
     return found
 
 
 def _parsed(scanned: ScannedBlock, odd: NDArray[np.int64], parser: RecordParser, first_line: int) -> list[FastaRecord]:
-    starts, ends = scanned.places[odd, 0].tolist(), scanned.places[odd + 1, 0].tolist()
-    lines = (scanned.counts[odd, 0] + first_line).tolist()
+    starts, ends = scanned.places[0, odd].tolist(), scanned.places[0, odd + 1].tolist()
+    lines = (scanned.counts[0, odd] + first_line).tolist()
     text = scanned.block.text
     return [parser.record_at(line, text[start:end]) for line, start, end in zip(lines, starts, ends, strict=True)]
 

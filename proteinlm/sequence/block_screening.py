@@ -53,10 +53,16 @@ class BlockScreen:
 
     def judge(self, block: RecordBlock) -> NDArray[np.uint8]:
         """Return the number in ``REASONS`` of why each record is dropped, uint8 (N,); 0 if it is kept."""
-        holds = self._reasons_that_hold(block)
-        codes = np.select(holds, np.arange(1, len(REASONS), dtype=np.uint8), default=np.uint8(0))
-        self._counts += np.bincount(codes, minlength=len(REASONS))
-        self._num_nucleotides += int(np.count_nonzero(nucleotides(block, codes)))
+        codes = np.zeros(len(block), dtype=np.uint8)
+        # the first reason that holds is the last that is written
+        for code, holds in reversed(self._reasons_that_hold(block)):
+            codes[holds] = code
+        if codes.any():
+            self._counts += np.bincount(codes, minlength=len(REASONS))
+        else:
+            self._counts[0] += len(codes)
+        if (block.marks & record_blocks.NUCLEOTIDES).any():
+            self._num_nucleotides += int(np.count_nonzero(nucleotides(block, codes)))
         return codes
 
     @property
@@ -75,22 +81,27 @@ class BlockScreen:
             noted={screening.NUCLEOTIDES: self._num_nucleotides} if self._num_nucleotides else {},
         )
 
-    def _reasons_that_hold(self, block: RecordBlock) -> list[NDArray[np.bool_]]:
-        """Return where each of ``REASONS[1:]`` holds, in their order."""
+    def _reasons_that_hold(self, block: RecordBlock) -> list[tuple[int, NDArray[np.bool_]]]:
+        """Return where reasons hold, with their numbers in ``REASONS`` and in that order.
+
+        Those are left out that can hold nowhere: most files and settings have none, and this is done
+        for every block.
+        """
         config = self.config
         lengths = np.diff(block.offsets)
-        longest = np.iinfo(np.int64).max if config.max_length is None else config.max_length
-        # a division as in the plain form, so that both round alike
-        shares = block.num_ambiguous / np.maximum(lengths, 1)
-        is_fragment = (block.marks & record_blocks.FRAGMENT) != 0
-        return [
-            lengths == 0,
-            block.num_predictable == 0,
-            lengths < config.min_length,
-            lengths > longest,
-            shares > config.max_ambiguous,
-            is_fragment & config.drop_fragments,
-        ]
+        holds = []
+        if not block.num_predictable.all():
+            holds += [(1, lengths == 0), (2, block.num_predictable == 0)]
+        if config.min_length > 1:
+            holds.append((3, lengths < config.min_length))
+        if config.max_length is not None:
+            holds.append((4, lengths > config.max_length))
+        if config.max_ambiguous < 1:
+            # a division as in the plain form, so that both round alike
+            holds.append((5, block.num_ambiguous / np.maximum(lengths, 1) > config.max_ambiguous))
+        if config.drop_fragments:
+            holds.append((6, (block.marks & record_blocks.FRAGMENT) != 0))
+        return holds
 
 
 def nucleotides(block: RecordBlock, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:

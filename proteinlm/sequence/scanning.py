@@ -1,149 +1,47 @@
 """A text of whole records, scanned in one compiled pass: where everything stands, tokens, hashes, counts.
 
-The text has LF line ends and begins with ``>``. Plain records are done here. A record that holds
-anything else than upper case letters with a token of their own, or whose identifier is unusual,
-is only marked NOT_PLAIN; its treatment is defined by the parser of proteinlm.sequence.fasta.
+The text has LF line ends and begins with ``>``. Plain records are done here: letters with a token
+of their own, in either case, and stops at the end, which no setting treats in different ways. A
+record that holds anything else, or whose identifier is unusual, is only marked NOT_PLAIN; its
+treatment is defined by the parser of proteinlm.sequence.fasta.
 
-Sequence lines are translated 64 bytes at a time where the processor looks up 32 bytes at once
-(AVX2), and byte by byte elsewhere, at about a third of the speed.
+Sequence lines are translated 64 bytes at a time where proteinlm.sequence.wide_bytes can for this
+processor, and byte by byte elsewhere, at about a third of the speed.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba import njit
 
 from proteinlm.sequence.alphabet import STANDARD, TOKENS
 from proteinlm.sequence.record_blocks import FRAGMENT, NUCLEOTIDES
+from proteinlm.sequence.wide_bytes import (
+    FIRST_AMBIGUOUS,
+    LOWER,
+    NO_TOKEN,
+    TOKEN_OF,
+    WIDTH,
+    copy,
+    first_bit,
+    header_masks,
+    num_bits,
+    translate,
+)
 from proteinlm.sequence.xxh3 import address_of, xxh3_128
 
 # a bit of the marks beside those of a RecordBlock
 NOT_PLAIN = 128
 
-_WIDTH = 64  # a usual line and its end: one step
-_LINE_FEED, _GREATER, _BLANK, _TAB, _BAR, _BRACKET = b"\n> \t|("
+_LINE_FEED, _GREATER, _BLANK, _TAB, _BAR, _BRACKET, _STOP = b"\n> \t|(*"
 _JOINT = 1  # joins the headers of identical proteins in NCBI's nr
-_UPPER_CASE = "ABCDEFGHIKLMNOPQRSTUVWXYZ"  # J has no token
-_NO_TOKEN = 128
-_TOKEN_OF = np.full(256, _NO_TOKEN, dtype=np.uint8)
-for _letter in _UPPER_CASE:
-    _TOKEN_OF[ord(_letter)] = TOKENS.index(_letter)
-# the standard residues stand first, so one comparison tells the others
-_FIRST_AMBIGUOUS = int(STANDARD.max()) + 1
 _IS_PREDICTABLE = np.isin(np.arange(256), [*STANDARD.tolist(), *(TOKENS.index(letter) for letter in "BUZO")])
 _IS_NUCLEOTIDE = np.isin(np.arange(256), [TOKENS.index(letter) for letter in "ACGTUN"])
 _FRAGMENT = np.frombuffer(b"(Fragment", dtype=np.uint8)
-
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_BYTES = ir.VectorType(_I8, _WIDTH)
-_LOOKUP = ir.VectorType(_I8, 32)
-
-
-@functools.cache
-def is_wide() -> bool:
-    """Say whether 64 bytes can be translated at once here."""
-    # what code is generated for, which NUMBA_CPU_FEATURES may set below what the processor has
-    features = cpu_target.target_context.codegen().magic_tuple()[2]
-    return "+avx2" in features.split(",")
-
-
-def _every(value: int) -> Any:
-    return ir.Constant(_BYTES, [value] * _WIDTH)
-
-
-def _bits(builder: Any, found: Any) -> Any:
-    """Return a mask, the first byte's bit lowest, of a vector of truths."""
-    return builder.bitcast(found, _I64)
-
-
-def _vector_at(builder: Any, address: Any) -> Any:
-    return builder.load(builder.inttoptr(address, _BYTES.as_pointer()), align=1)
-
-
-def _chosen(builder: Any, vectors: tuple[Any, Any], numbers: range) -> Any:
-    """Return the elements with these numbers, counted through both vectors."""
-    return builder.shuffle_vector(*vectors, ir.Constant(ir.VectorType(_I32, len(numbers)), [*numbers]))
-
-
-def _looked_up(builder: Any, letters: Any) -> Any:
-    """Return the tokens of letters from ``@`` to ``_``; they are wrong, but below 128, for other bytes."""
-    kind = ir.FunctionType(_LOOKUP, [_LOOKUP, _LOOKUP])
-    shuffle = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pshuf.b")
-    parts = [_chosen(builder, (letters, letters), range(start, start + 32)) for start in (0, 32)]
-    halves = []
-    for first in (0x40, 0x50):
-        table = ir.Constant(_LOOKUP, _TOKEN_OF[first : first + 16].tolist() * 2)
-        first_part, second_part = (builder.call(shuffle, [table, part]) for part in parts)
-        halves.append(_chosen(builder, (first_part, second_part), range(_WIDTH)))
-    is_second = builder.icmp_unsigned("!=", builder.and_(letters, _every(0x10)), _every(0))
-    return builder.select(is_second, halves[1], halves[0])
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _translate(typing_context: Any, text: Any, tokens: Any) -> Any:
-    """Write the tokens of 64 bytes; return masks of the bytes without a token and of the ambiguous residues."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if not is_wide():
-            return cgutils.pack_array(builder, [_I64(1), _I64(0)])
-        letters = _vector_at(builder, arguments[0])
-        found = _looked_up(builder, letters)
-        builder.store(found, builder.inttoptr(arguments[1], _BYTES.as_pointer()), align=1)
-        is_outside = builder.icmp_unsigned("!=", builder.and_(letters, _every(0xE0)), _every(0x40))
-        is_without = builder.or_(is_outside, builder.icmp_signed("<", found, _every(0)))
-        is_ambiguous = builder.icmp_signed(">=", found, _every(_FIRST_AMBIGUOUS))
-        return cgutils.pack_array(builder, [_bits(builder, is_without), _bits(builder, is_ambiguous)])
-
-    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _header_masks(typing_context: Any, text: Any) -> Any:
-    """Return masks, in 64 bytes, of what may end an identifier, of line feeds and of opening brackets."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        letters = _vector_at(builder, arguments[0])
-        ends = builder.icmp_signed("<=", letters, _every(_BLANK))  # bytes from 128 on are negative
-        feeds = builder.icmp_unsigned("==", letters, _every(_LINE_FEED))
-        brackets = builder.icmp_unsigned("==", letters, _every(_BRACKET))
-        return cgutils.pack_array(builder, [_bits(builder, found) for found in (ends, feeds, brackets)])
-
-    return types.UniTuple(types.uint64, 3)(types.uint64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _copy(typing_context: Any, source: Any, target: Any) -> Any:
-    """Copy 64 bytes."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target = builder.inttoptr(arguments[1], _BYTES.as_pointer())
-        builder.store(_vector_at(builder, arguments[0]), target, align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _first_bit(typing_context: Any, mask: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.IntType(1)(0))
-
-    return types.int64(types.uint64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _num_bits(typing_context: Any, mask: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.int64(types.uint64), generate
+# rows of the counts
+LINE, NUM_PREDICTABLE, NUM_AMBIGUOUS, NUM_LOWER = range(4)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -162,19 +60,19 @@ def _header(text: Any, start: Any) -> Any:
     base, size = address_of(text), len(text)
     identifier_end, is_fragment = -1, False
     here = start
-    while here + _WIDTH <= size:
-        ends, feeds, brackets = _header_masks(base + np.uint64(here))
+    while here + WIDTH <= size:
+        ends, feeds, brackets = header_masks(base + np.uint64(here))
         if identifier_end < 0 and ends:
-            identifier_end = here + _first_bit(ends)
+            identifier_end = here + first_bit(ends)
         if feeds:
             brackets &= (feeds & (~feeds + np.uint64(1))) - np.uint64(1)
         while brackets:
-            position = here + _first_bit(brackets)
+            position = here + first_bit(brackets)
             is_fragment |= -1 < identifier_end < position and _is_fragment_at(text, position)
             brackets &= brackets - np.uint64(1)
         if feeds:
-            return identifier_end, here + _first_bit(feeds), is_fragment
-        here += _WIDTH
+            return identifier_end, here + first_bit(feeds), is_fragment
+        here += WIDTH
     while text[here] != _LINE_FEED:
         if identifier_end < 0 and (text[here] <= _BLANK or text[here] >= 128):
             identifier_end = here
@@ -205,9 +103,9 @@ def _accession(text: Any, start: Any, end: Any) -> Any:
 def _copied(text: Any, start: Any, end: Any, target: Any, at: Any) -> Any:
     """Copy ``text[start:end]`` and return where it ends; ``target`` may be written for 64 bytes on."""
     here = start
-    while here < end and here + _WIDTH <= len(text):
-        _copy(address_of(text) + np.uint64(here), address_of(target) + np.uint64(at + here - start))
-        here += _WIDTH
+    while here < end and here + WIDTH <= len(text):
+        copy(address_of(text) + np.uint64(here), address_of(target) + np.uint64(at + here - start))
+        here += WIDTH
     while here < end:
         target[at + here - start] = text[here]
         here += 1
@@ -232,42 +130,61 @@ def _body(text: Any, here: Any, tokens: Any, at: Any, wide: Any) -> Any:
     """Translate sequence lines up to the next record or the first byte without a token.
 
     Returns:
-        where that is, whether it is the next record, the end of the tokens, the number of lines
-        and of ambiguous residues.
+        where that is, whether it is the next record, the end of the tokens, the number of lines,
+        of ambiguous residues and of residues in lower case.
     """
     source, target, size = address_of(text), address_of(tokens), len(text)
-    num_lines = num_ambiguous = 0
+    num_lines = num_ambiguous = num_lower = 0
     is_line_start = True
     while here < size:
         if is_line_start and text[here] == _GREATER:
             break
         is_line_start = False
-        if wide and here + _WIDTH <= size:
-            without, ambiguous = _translate(source + np.uint64(here), target + np.uint64(at))
-            length = _WIDTH
+        if wide and here + WIDTH <= size:
+            without, ambiguous, lower = translate(source + np.uint64(here), target + np.uint64(at))
+            length = WIDTH
             if without:
-                length = _first_bit(without)
-                ambiguous &= (np.uint64(1) << np.uint64(length)) - np.uint64(1)
-            if ambiguous:
-                num_ambiguous += _num_bits(ambiguous)
+                length = first_bit(without)
+                before = (np.uint64(1) << np.uint64(length)) - np.uint64(1)
+                ambiguous &= before
+                lower &= before
+            if ambiguous | lower:
+                num_ambiguous += num_bits(ambiguous)
+                num_lower += num_bits(lower)
             here += length
             at += length
             if not without:
                 continue
         else:
-            token = _TOKEN_OF[text[here]]
-            if token < _NO_TOKEN:
+            token = TOKEN_OF[text[here]]
+            if token < NO_TOKEN:
                 tokens[at] = token
-                num_ambiguous += 1 if token >= _FIRST_AMBIGUOUS else 0
+                num_ambiguous += 1 if token >= FIRST_AMBIGUOUS else 0
+                num_lower += 1 if text[here] & LOWER else 0
                 here += 1
                 at += 1
                 continue
         if text[here] != _LINE_FEED:
-            return here, False, at, num_lines, num_ambiguous
+            return here, False, at, num_lines, num_ambiguous, num_lower
         num_lines += 1
         here += 1
         is_line_start = True
-    return here, True, at, num_lines, num_ambiguous
+    return here, True, at, num_lines, num_ambiguous, num_lower
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _stops(text: Any, here: Any) -> Any:
+    """Pass over stops and line ends; return what _body does of place and lines, and the number of stops."""
+    num_stops = num_lines = 0
+    while text[here] == _STOP or text[here] == _LINE_FEED:
+        if text[here] == _STOP:
+            num_stops += 1
+        else:
+            num_lines += 1
+            if here + 1 == len(text) or text[here + 1] == _GREATER:
+                return here + 1, True, num_lines, num_stops
+        here += 1
+    return here, False, num_lines, num_stops
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -293,55 +210,67 @@ def _num_predictable(tokens: Any, start: Any, end: Any) -> Any:
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def scan_text(
-    text: Any, wide: Any, tokens: Any, identifiers: Any, places: Any, counts: Any, hashes: Any, marks: Any
+    text: Any, wide: Any, tokens: Any, identifiers: Any, places: Any, counts: Any, digests: Any, marks: Any
 ) -> Any:
-    """Scan a text; return how many records it has and their lines, or -1 records where there is no room.
+    """Scan a text; what becomes of its records is that of the plain parser, for every FastaConfig.
 
     Args:
         text: uint8 (T,), whole records.
         wide: whether to translate 64 bytes at a time; needs is_wide().
         tokens: uint8, at least (T,); is filled.
-        identifiers: uint8, at least (T,); is filled.
-        places: int64 (M + 1, 3), filled with each record's start in the text, in the tokens and in the
+        identifiers: uint8, with 64 bytes more than are filled.
+        places: int64 (3, M + 1), filled with where each record begins in the text, in the tokens and in the
             identifiers, and behind the last with their ends.
-        counts: int64 (M, 3), filled with the number of the header's line, from 0, of residues that can be
-            predicted and of ambiguous residues.
-        hashes: uint64 (M, 4), filled with both halves of the hash of the tokens and of the accession.
+        counts: int64 (4, M), filled with the line of the header, from 0, and the numbers of residues that can
+            be predicted, that are ambiguous and that are in lower case.
+        digests: uint64 (2, M, 2), filled with both halves of the hashes of the tokens and of the accession.
         marks: uint8 (M,), filled with NUCLEOTIDES, FRAGMENT, NOT_PLAIN; a record that is not plain
             has neither tokens nor identifier.
+
+    Returns:
+        the numbers of records, -1 where there is no room for them or their identifiers, of lines, of records
+        that are not plain, of stops that were taken away at the ends of the others, and of residues in lower case.
     """
-    here = at = name = line = number = 0
-    places[0] = 0
+    here = at = name = line = number = num_odd = all_stops = all_lower = 0
+    places[:, 0] = 0
     while here < len(text):
-        if number == len(marks):
-            return -1, 0
         identifier_end, header_end, is_fragment = _header(text, here + 1)
+        if number == len(marks) or name + identifier_end - here + WIDTH > len(identifiers):
+            return -1, 0, 0, 0, 0
         is_plain = identifier_end > here + 1 and text[identifier_end] in (_BLANK, _LINE_FEED, _TAB, _JOINT)
-        following, is_whole, end, num_lines, num_ambiguous = _body(text, header_end + 1, tokens, at, wide)
-        counts[number, 0] = line
+        following, is_whole, end, num_lines, num_ambiguous, num_lower = _body(text, header_end + 1, tokens, at, wide)
+        num_stops = 0
+        if not is_whole:
+            following, is_whole, num_stop_lines, num_stops = _stops(text, following)
+            num_lines += num_stop_lines
+        counts[LINE, number] = line
         if is_plain and is_whole:
             name_end = _copied(text, here + 1, identifier_end, identifiers, name)
-            _hash_record(tokens, at, end, identifiers, name, name_end, hashes[number])
-            counts[number, 1] = _num_predictable(tokens, at, end) if num_ambiguous else end - at
-            counts[number, 2] = num_ambiguous
+            digests[0, number, 0], digests[0, number, 1] = xxh3_128(tokens, at, end)
+            digests[1, number, 0], digests[1, number, 1] = _accession_hash(identifiers, name, name_end)
+            counts[NUM_PREDICTABLE, number] = _num_predictable(tokens, at, end) if num_ambiguous else end - at
+            counts[NUM_AMBIGUOUS, number], counts[NUM_LOWER, number] = num_ambiguous, num_lower
             marks[number] = FRAGMENT * is_fragment | NUCLEOTIDES * _looks_like_nucleotides(tokens, at, end)
             at, name = end, name_end
+            all_stops += num_stops
+            all_lower += num_lower
         else:
             following, num_skipped = _skipped(text, following) if not is_whole else (following, 0)
             num_lines += num_skipped
+            counts[NUM_LOWER, number] = 0
             marks[number] = NOT_PLAIN
+            num_odd += 1
         here = following
         line += 1 + num_lines
         number += 1
-        places[number, 0], places[number, 1], places[number, 2] = here, at, name
-    return number, line
+        places[0, number], places[1, number], places[2, number] = here, at, name
+    return number, line, num_odd, all_stops, all_lower
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _hash_record(tokens: Any, start: Any, end: Any, names: Any, name_start: Any, name_end: Any, hashes: Any) -> None:
-    accession_start, accession_end = _accession(names, name_start, name_end)
-    hashes[0], hashes[1] = xxh3_128(tokens, start, end)
-    hashes[2], hashes[3] = xxh3_128(names, accession_start, accession_end)
+def _accession_hash(names: Any, start: Any, end: Any) -> Any:
+    accession_start, accession_end = _accession(names, start, end)
+    return xxh3_128(names, accession_start, accession_end)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -352,21 +281,21 @@ def measure_records(
     identifiers: Any,
     identifier_offsets: Any,
     counts: Any,
-    hashes: Any,
+    digests: Any,
     marks: Any,
 ) -> None:
     """Do for the records with these numbers what scan_text does for plain ones.
 
-    ``counts``, but for the lines, and ``hashes`` are filled, NUCLEOTIDES is added to ``marks``.
+    ``counts``, but for lines and lower case, and ``digests`` are filled, NUCLEOTIDES is added to ``marks``.
     """
     for number in numbers:
         start, end = offsets[number], offsets[number + 1]
-        _hash_record(
-            tokens, start, end, identifiers, identifier_offsets[number], identifier_offsets[number + 1], hashes[number]
-        )
-        counts[number, 1] = _num_predictable(tokens, start, end)
+        name_start, name_end = identifier_offsets[number], identifier_offsets[number + 1]
+        digests[0, number, 0], digests[0, number, 1] = xxh3_128(tokens, start, end)
+        digests[1, number, 0], digests[1, number, 1] = _accession_hash(identifiers, name_start, name_end)
+        counts[NUM_PREDICTABLE, number] = _num_predictable(tokens, start, end)
         num_standard = 0
         for place in range(start, end):
-            num_standard += tokens[place] < _FIRST_AMBIGUOUS
-        counts[number, 2] = end - start - num_standard
+            num_standard += tokens[place] < FIRST_AMBIGUOUS
+        counts[NUM_AMBIGUOUS, number] = end - start - num_standard
         marks[number] |= NUCLEOTIDES * _looks_like_nucleotides(tokens, start, end)

@@ -50,6 +50,7 @@ def test_real_proteins_are_read_alike(sample, block_bytes):
 MORSELS = (
     *(b"\n", b"\n", b"\n", b"\r", b"\r\n", b"\r\r\n", b">", b"\n>", b"\n>a\n", b">sp|P1|N x\n", b"\n>tr|A|B|C\n"),
     *(b"MKV", b"ACGTUN" * 6, b"LLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLLL", b"XX", b"BUZO", b"mkv", b"J", b"*"),
+    *(b"*\n>", b"**\n*\n>b\n", b"*\n", b"maskedmaskedmasked" * 8, b"j", b"acgtun" * 6, b"xx"),
     *(b"-", b".", b"~", b" ", b"\t", b"1", b"60", b";", b"\n;x\n", b"\n#x\n", b"!", b"\0", b"\x01", b"\x1c", b"\x7f"),
     *(b"\xef\xbb\xbf", b"\xc3\xa9", b"\xe9", b"\xc2\xa0", b"(Fragment)", b" (Fragment", b"|", b"@", b"\x0b", b"\x85"),
 )
@@ -77,6 +78,41 @@ def test_many_tiny_records_find_room(tmp_path):
     path = tmp_path / "tiny.fasta"
     path.write_bytes(b">\n" * 2000 + b">a\n" * 2000)
     assert_read_alike(path)
+
+
+STOPPED = {
+    "each": b">a\nMKLV*\n>b x (Fragment)\nMK*\n",
+    "masked": b">a\nMKlv*\n>b\nmkxu\n>c\nMK\n",
+    "several": b">a\nMKLV**\n>b\nMK*\n*\n\n*\n>c\nMK*\n\n",
+    "alone": b">a\nMKLV\n*\n>b\n*\n>c\n\n*\n",
+    "nothing else": b">a\n*\n>b\n***\n>c\nMK\n",
+    "inside": b">a\nMK*LV\n>b\nMK*\nLV*\n>c\n*MK\n>d\nMK*",
+    "no line end": b">a\nMKLV*\n>b\nMKlv*",
+    "other line ends": b">a\r\nMKLV*\r\n>b\r\nmk*\r\n*\r\n",
+    "with odd records": b">a\nmk*\n>b\nMj-\n>c\nlv*\n> d\nmk**\n>e\nm k*\n>f\nmk\n",
+    "before a comment": b">a\nMK*\n;x\n>b\nMK*;\n",
+    "before a blank": b">a\nMK* \n>b\nMK *\n>c\nmk* 9\n",
+    "before a header": b">a\nMK*>b\nMK\n",
+    "before a gap": b">a\nMK*-\n>b\nMK-*\n>c\nM*K-*\n",
+    "long lines": b">a\n" + b"MKLV" * 100 + b"*\n>b\n" + b"mklv" * 100 + b"*\n",
+    "many lines": b"".join(b">%d\n" % n + b"MKlv" * 15 + b"\n" + b"M" * n + b"*\n" for n in range(130)),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("text", STOPPED.values(), ids=STOPPED)
+def test_stops_and_lower_case_are_treated_alike(tmp_path, text, config):
+    path = tmp_path / "stopped.fasta"
+    path.write_bytes(text)
+    for block_bytes in (1 << 20, *TINY):
+        assert_read_alike(path, config, block_bytes)
+
+
+def test_no_record_goes_through_the_plain_parser_for_stops_or_lower_case(tmp_path):
+    path = tmp_path / "stopped.fasta"
+    path.write_bytes(STOPPED["many lines"] + STOPPED["masked"])
+    marks = [mark for text in read_sources([path], config=FastaConfig()) for mark in scan_source(text).marks.tolist()]
+    assert marks == [0] * 133
 
 
 def test_compressed_files_that_are_cut_off_are_refused_after_what_they_hold(tmp_path):
@@ -298,10 +334,19 @@ def _written(random: np.random.Generator) -> bytes:
         ]
         lines.append(b">" + word + rest)
         residues = random.choice(ALPHABET, random.integers(0, 400)).tobytes()
-        if random.random() < 0.2:
-            residues = residues.lower() if random.random() < 0.5 else residues + b"*"
+        if random.random() < 0.4:
+            residues = _treated(residues, random)
         lines += [residues[start : start + width] for start in range(0, len(residues), width)]
     return line_end.join(lines) + line_end * int(random.integers(0, 3))
+
+
+def _treated(residues: bytes, random: np.random.Generator) -> bytes:
+    """Return residues with what is taken away or replaced: stops, lower case, letters without a token."""
+    start, end = sorted(random.integers(0, len(residues) + 1, 2).tolist())
+    masked = residues[:start] + residues[start:end].lower() + residues[end:]
+    number = int(random.integers(1, 4))
+    choices = (residues.lower(), masked, residues + b"*" * number, masked + b"*", residues[:start] + b"*" + masked)
+    return bytes([*choices, b"*" * number, masked + b"j", residues + b"*\n" * number][random.integers(8)])
 
 
 def _mutated(text: bytes, random: np.random.Generator) -> bytes:

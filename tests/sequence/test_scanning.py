@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,28 +14,34 @@ from hypothesis import strategies as st
 
 from proteinlm.sequence import encode
 from proteinlm.sequence.record_blocks import FRAGMENT, NUCLEOTIDES
-from proteinlm.sequence.scanning import NOT_PLAIN, is_wide, scan_text
+from proteinlm.sequence.scanning import NOT_PLAIN, scan_text
+from proteinlm.sequence.wide_bytes import has_feature, is_wide
 
 MORSELS = (
     *("\n", "\n", "\n>a\n", "\n>sp|P1|N (Fragment) x\n", ">", "MKLV" * 16, "MK", "ACGT" * 10, "XBUZO", "J", "m"),
+    *("mkxv" * 20, "M*\n*", "**\n", "j"),
     *("*", "\n>\n", "\n> x\n", "\n>é\n", "\n>a\tb\n", "\n>" + "n" * 61, " (Fragment", "\n>a|b (Fragments)\n"),
+)
+WIDTHS = pytest.mark.parametrize(
+    "wide", [False, pytest.param(True, marks=pytest.mark.skipif(not is_wide(), reason="no AVX2"))]
 )
 
 
 def scanned(text: bytes, wide: bool, capacity: int = 1000):
     size = len(text)
-    arrays = (
-        *(np.zeros(size, np.uint8), np.zeros(size, np.uint8), np.zeros((capacity + 1, 3), np.int64)),
-        *(np.zeros((capacity, 3), np.int64), np.zeros((capacity, 4), np.uint64), np.zeros(capacity, np.uint8)),
-    )
-    number, num_lines = scan_text(np.frombuffer(text, np.uint8), wide, *arrays)
-    tokens, identifiers, places, counts, hashes, marks = arrays
+    tokens, identifiers, marks = np.zeros(size, np.uint8), np.zeros(size + 64, np.uint8), np.zeros(capacity, np.uint8)
+    places, counts = np.zeros((3, capacity + 1), np.int64), np.zeros((4, capacity), np.int64)
+    digests = np.zeros((2, capacity, 2), np.uint64)
+    filled = (tokens, identifiers, places, counts, digests, marks)
+    number, *totals = scan_text(np.frombuffer(text, np.uint8), wide, *filled)
     if number >= 0:
-        tokens, identifiers = tokens[: places[number, 1]], identifiers[: places[number, 2]]
+        tokens, identifiers = tokens[: places[1, number]], identifiers[: places[2, number]]
+        assert totals[1] == np.count_nonzero(marks[:number] & NOT_PLAIN)
+        del totals[1]
     plain = marks[:number] != NOT_PLAIN
     return (
-        *(number, num_lines, tokens.tobytes(), identifiers.tobytes(), places[: number + 1].tolist()),
-        *(counts[:number, 0].tolist(), counts[:number][plain].tolist(), hashes[:number][plain].tolist()),
+        *(number, totals, tokens.tobytes(), identifiers.tobytes(), places[:, : number + 1].tolist()),
+        *(counts[0, :number].tolist(), counts[:, :number].T[plain].tolist(), digests[:, :number][:, plain].tolist()),
         marks[:number].tolist(),
     )
 
@@ -47,45 +54,84 @@ def test_wide_and_narrow_loops_agree(text):
     assert scanned(whole, True) == scanned(whole, False)
 
 
-@pytest.mark.parametrize("wide", [False, pytest.param(True, marks=pytest.mark.skipif(not is_wide(), reason="no AVX2"))])
+@WIDTHS
 def test_every_byte_has_the_token_of_encode_or_makes_its_record_odd(wide):
     for byte in set(range(256)) - set(b"\n>"):
         residues = b"MKLV" * 20 + bytes([byte]) + b"A" * 100
         found = scanned(b">a\n" + residues + b"\n>b\nMK\n", wide)
         encoded = encode(residues)
-        is_plain = not encoded.substitutions and byte not in b"-."
+        is_plain = encoded.substitutions.keys() <= {"lower case"} and byte not in b"-."
         assert (found[-1][0] != NOT_PLAIN) == is_plain, byte
+        assert found[1][2] == (encoded.substitutions.get("lower case", 0) if is_plain else 0)
         assert found[2] == (encoded.tokens.tobytes() if is_plain else b"") + encode(b"MK").tokens.tobytes()
 
 
 def test_marks_and_lines_of_plain_and_odd_records():
-    text = b">a (Fragment)\nMK\nLV\n\n>b\nMK*\n>c\n" + b"ACGT" * 8 + b"\n>(Fragment\nM\n"
+    text = b">a (Fragment)\nMK\nLV\n\n>b\nMK-\n>c\n" + b"ACGT" * 8 + b"\n>(Fragment\nM\n"
     found = scanned(text, is_wide())
     assert found[-1] == [FRAGMENT, NOT_PLAIN, NUCLEOTIDES, 0]
     assert found[5] == [0, 4, 6, 8]
-    assert found[1] == 10
+    assert found[1] == [10, 0, 0]
+
+
+@WIDTHS
+def test_stops_at_the_end_are_counted_and_stops_inside_are_odd(wide):
+    for residues in (b"MK", b"", b"M" * 63, b"M" * 64, b"M" * 200, b"M" * 60 + b"\n" + b"K" * 60):
+        for end, num_stops in ((b"*\n", 1), (b"**\n", 2), (b"\n*\n", 1), (b"*\n\n*\n", 2), (b"**\n" * 40, 80)):
+            found = scanned(b">a\n" + residues + end + b">b\nLV\n", wide)
+            num_lines = 3 + residues.count(b"\n") + end.count(b"\n")
+            assert found[1] == [num_lines, num_stops, 0]
+            assert found[2] == encode(residues.replace(b"\n", b"") + b"LV").tokens.tobytes()
+            assert found[-1] == [0, 0]
+            for inside in (end + b"M\n", end + b"m\n", end + b"-\n", end + b">\n"[1:] + b"MK*\n"):
+                found = scanned(b">a\n" + residues + inside + b">b\nLV*\n", wide)
+                assert found[1] == [num_lines + inside.count(b"\n") - end.count(b"\n"), 1, 0]
+                assert found[-1] == [NOT_PLAIN, 0]
+
+
+@WIDTHS
+def test_lower_case_is_counted_in_plain_records_only(wide):
+    text = b">a\n" + b"mkLV" * 40 + b"\nxBuz\n>b\nmk?\n>c\n" + b"acgtN" * 9 + b"*\n"
+    found = scanned(text, wide)
+    assert found[1] == [7, 1, 83 + 36]
+    assert found[-1] == [0, NOT_PLAIN, NUCLEOTIDES]
+    assert [counts[1:] for counts in found[6]] == [[163, 4, 83], [45, 0, 36]]
 
 
 def test_a_lack_of_room_is_told():
     assert scanned(b">\n" * 10, False, capacity=9)[0] == -1
 
 
-PORTABLE = """
-from proteinlm.sequence.scanning import is_wide
-from proteinlm.sequence.source_blocks import read_source_blocks
-import numpy, sys
-assert not is_wide()
-(first, *_) = read_source_blocks([sys.argv[1]])
-print(len(first), int(first.digests[:, 0].sum()), int(first.num_ambiguous.sum()))
+ELSEWHERE = """
+import sys
+from tests.sequence.test_scanning import all_there_is, many_records
+from proteinlm.sequence.wide_bytes import has_feature
+assert [has_feature(name) for name in ("avx2", "avx512vbmi")] == [sys.argv[1] == "True", False]
+print(all_there_is(many_records()))
 """
 
 
-def test_processors_without_the_lookup_read_the_same(sample):
-    from proteinlm.sequence.source_blocks import read_source_blocks
+def many_records() -> bytes:
+    """Return records of every size up to 400, in lines of 60, some odd."""
+    random = np.random.default_rng(1)
+    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY" * 4 + b"acgtXBUZO", np.uint8)
+    parts = []
+    for number in range(400):
+        residues = random.choice(letters, number).tobytes() + b"*-?"[: random.integers(3)]
+        lines = [residues[start : start + 60] for start in range(0, len(residues), 60)]
+        parts += [b">sp|P%d|%s x (Fragment)" % (number, b"N" * random.integers(80)), *lines]
+    return b"\n".join(parts) + b"\n"
 
-    path = sample / "uniprotkb_sample.fasta.xz"
-    first, *_ = read_source_blocks([path])
-    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    command = [sys.executable, "-c", PORTABLE, str(path)]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    assert found == [str(len(first)), str(int(first.digests[:, 0].sum())), str(int(first.num_ambiguous.sum()))]
+
+def all_there_is(text: bytes) -> str:
+    return hashlib.sha256(repr(scanned(text, is_wide())).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("features", ["", "+avx2,+popcnt,+bmi"], ids=["plain", "AVX2"])
+def test_lesser_processors_find_the_same(features):
+    if features and not has_feature("avx2"):
+        pytest.skip("needs a processor with AVX2")
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
+    command = [sys.executable, "-c", ELSEWHERE, str(bool(features))]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert found.strip() == all_there_is(many_records())
