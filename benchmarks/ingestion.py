@@ -76,8 +76,12 @@ def igzip(path: Path, _: Path) -> int:
     from isal import igzip_lib
 
     inflater = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    size = 0
     with path.open("rb") as file:
-        return sum(len(inflater.decompress(piece)) for piece in iter(lambda: file.read(PIECE), b""))
+        # a limit is the fastest way to call it: without one the library makes its buffer larger again and again
+        while not inflater.eof:
+            size += len(inflater.decompress(file.read(PIECE) if inflater.needs_input else b"", PIECE))
+    return size
 
 
 def write(path: Path, output: Path) -> int:

@@ -34,6 +34,7 @@ from proteinlm.errors import OutputError, ShardError
 from proteinlm.sequence.block_screening import REASONS, BlockScreen, nucleotides
 from proteinlm.sequence.record_blocks import RecordBlock
 from proteinlm.sequence.screening import NUCLEOTIDES, ScreeningConfig, ScreeningReport
+from proteinlm.sequence.substitutions import total_of
 from proteinlm.sequence.timings import Timings
 
 if TYPE_CHECKING:
@@ -172,9 +173,7 @@ class CorpusBuilder:
                     outcome, reason or NUCLEOTIDES, block.source, int(block.lines[number]), block.identifier(number)
                 )
             )
-        for number, kinds in block.substitutions.items():
-            if not codes[number]:
-                self._substitutions.update(kinds)
+        self._substitutions.update(total_of(block.substitutions, codes == 0))
         return codes
 
     def _placed(

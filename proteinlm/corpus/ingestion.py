@@ -250,7 +250,8 @@ class _Work:
 
     def done(self) -> CorpusIndex:
         """Do what is left and return the index."""
-        worker, writer = (Worker(is_threaded=self._effort.num_jobs > 1) for _ in range(2))
+        jobs = self._effort.num_jobs
+        worker, writer = Worker(is_threaded=jobs > 1), Worker(is_threaded=jobs > 2)
         with self._builder(worker, writer) as builder:
             try:
                 self._read(builder)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from queue import Full, Queue
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -91,8 +92,8 @@ class Worker:
 def in_order(items: Iterator[Item], work: Callable[[Item], Result], *, threads: int, room: int) -> Iterator[Result]:
     """Yield ``work(item)`` for every item, in their order.
 
-    Items are drawn in a thread of their own and worked on in others. What either raises is raised
-    here, after the results that come before it.
+    Items are drawn in a thread of their own and worked on in others, or here where there are none. What
+    either raises is raised here, after the results that come before it.
 
     Args:
         items: drawn in one thread only.
@@ -100,35 +101,37 @@ def in_order(items: Iterator[Item], work: Callable[[Item], Result], *, threads: 
         threads: how many work.
         room: how many results may wait to be taken.
     """
-    waiting: Queue[Future[Result] | None] = Queue(maxsize=room)
+    waiting: Queue[Callable[[], Result] | None] = Queue(maxsize=room)
     is_unwanted = threading.Event()
-    pool = ThreadPoolExecutor(threads)
-    reader = threading.Thread(target=_draw, args=(items, work, pool, waiting, is_unwanted), daemon=True)
+    pool = ThreadPoolExecutor(threads) if threads else None
+
+    def promise(item: Item) -> Callable[[], Result]:
+        return partial(work, item) if pool is None else pool.submit(work, item).result
+
+    reader = threading.Thread(target=_draw, args=(items, promise, waiting, is_unwanted), daemon=True)
     reader.start()
     try:
-        while (future := waiting.get()) is not None:
-            yield future.result()
+        while (result := waiting.get()) is not None:
+            yield result()
     finally:
         is_unwanted.set()
         reader.join(_FAREWELL)
-        pool.shutdown(wait=True, cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _draw(
     items: Iterator[Item],
-    work: Callable[[Item], Result],
-    pool: ThreadPoolExecutor,
-    waiting: Queue[Future[Result] | None],
+    promise: Callable[[Item], Callable[[], Result]],
+    waiting: Queue[Callable[[], Result] | None],
     is_unwanted: threading.Event,
 ) -> None:
     try:
         for item in items:
-            if not _put(waiting, pool.submit(work, item), is_unwanted):
+            if not _put(waiting, promise(item), is_unwanted):
                 return
     except BaseException as error:
-        failed: Future[Result] = Future()
-        failed.set_exception(error)
-        _put(waiting, failed, is_unwanted)
+        _put(waiting, partial(_raise, error), is_unwanted)
     else:
         _put(waiting, None, is_unwanted)
     finally:
@@ -136,11 +139,17 @@ def _draw(
             items.close()
 
 
-def _put(waiting: Queue[Future[Result] | None], future: Future[Result] | None, is_unwanted: threading.Event) -> bool:
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def _put(
+    waiting: Queue[Callable[[], Result] | None], result: Callable[[], Result] | None, is_unwanted: threading.Event
+) -> bool:
     """Put a result where it is waited for; return whether it is still wanted."""
     while not is_unwanted.is_set():
         try:
-            waiting.put(future, timeout=_PATIENCE)
+            waiting.put(result, timeout=_PATIENCE)
         except Full:
             continue
         return True

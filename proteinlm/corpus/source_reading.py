@@ -16,9 +16,10 @@ from proteinlm.corpus.work_folder import ChangedSourceError, UnusableWorkError
 from proteinlm.progress import Progress
 from proteinlm.sequence import FastaConfig, ReadingTally
 from proteinlm.sequence.block_reader import ScannedBlock
-from proteinlm.sequence.compression import can_be_read_again, name_in_folder, source_name
+from proteinlm.sequence.compression import can_be_read_again, is_plain_file, name_in_folder, source_name
 from proteinlm.sequence.record_blocks import ReadingPosition, RecordBlock
 from proteinlm.sequence.source_blocks import EntriesBlock, read_sources, scan_source, settle_source
+from proteinlm.sequence.source_formats import format_of
 from proteinlm.sequence.text_blocks import TextBlock
 from proteinlm.sequence.timings import Timings
 
@@ -154,10 +155,20 @@ class SourceReading:
             timings=self._timings,
             block_bytes=self._block_bytes,
         )
-        if self._jobs == 1:
+        if self._jobs == 1 or (self._jobs == 2 and self._is_read_fast()):
             yield from map(self._scan, texts)
         else:
-            yield from in_order(texts, self._scan, threads=self._jobs - 1, room=self._jobs)
+            # one reads, one writes
+            yield from in_order(texts, self._scan, threads=self._jobs - 2, room=self._jobs)
+
+    def _is_read_fast(self) -> bool:
+        """Say whether reading is so little work that a thread for it would wait more than it does.
+
+        With more threads than processors each also waits for those that have no processor at the moment
+        and hold the interpreter's lock.
+        """
+        column = self._config.sequence_column
+        return all(is_plain_file(path) and format_of(path, sequence_column=column) == "fasta" for path in self._paths)
 
     def _scan(self, block: TextBlock | EntriesBlock) -> ScannedBlock | EntriesBlock:
         with self._timings.measure("scan"):

@@ -126,6 +126,7 @@ _COMPRESSIONS = (
     _Compression("bzip2", (b"BZh",), _bzip2),
     _Compression("zstandard", (b"\x28\xb5\x2f\xfd", *_SKIPPABLE), _zstandard),
 )
+_LONGEST_MAGIC = max(len(magic) for kind in _COMPRESSIONS for magic in kind.magics)
 
 
 def compression_of(opening: bytes) -> str | None:
@@ -136,6 +137,17 @@ def compression_of(opening: bytes) -> str | None:
 
 def _kind_of(opening: bytes) -> _Compression | None:
     return next((kind for kind in _COMPRESSIONS if opening.startswith(kind.magics)), None)
+
+
+def is_plain_file(path: Path | str) -> bool:
+    """Say whether ``path`` is a file that is not compressed; one that cannot be opened is none."""
+    if str(path) == STDIN or not os.path.isfile(path):
+        return False
+    try:
+        with Path(path).open("rb") as file:
+            return compression_of(file.read(_LONGEST_MAGIC)) is None
+    except OSError:
+        return False
 
 
 def inflated_opening(opening: bytes, size: int) -> bytes:

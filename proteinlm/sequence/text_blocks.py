@@ -16,8 +16,8 @@ from proteinlm.sequence.fasta import ReadingTally
 from proteinlm.sequence.fasta_text import FastaText, before_nul, last_header, next_header
 from proteinlm.sequence.timings import Timings
 
-# bytes of text after which a block is handed on: what a core's cache holds beside the tokens
-BLOCK_BYTES = 1 << 20
+# bytes of text after which a block is handed on: few enough for a cache, and so many that threads seldom wait
+BLOCK_BYTES = 1 << 21
 # the last byte of it begins the next record
 _RECORD_END = b"\n>"
 _Item = TypeVar("_Item")

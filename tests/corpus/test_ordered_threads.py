@@ -10,12 +10,13 @@ import pytest
 from proteinlm.corpus.ordered_threads import Worker, in_order
 
 
-def test_results_keep_the_order_of_the_items():
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_results_keep_the_order_of_the_items(threads):
     def work(number):
         time.sleep(0.002 * (number % 3))
         return number * number
 
-    assert list(in_order(iter(range(40)), work, threads=3, room=2)) == [number * number for number in range(40)]
+    assert list(in_order(iter(range(40)), work, threads=threads, room=2)) == [number * number for number in range(40)]
 
 
 def test_items_are_drawn_no_further_than_there_is_room():
@@ -28,8 +29,9 @@ def test_items_are_drawn_no_further_than_there_is_room():
     results.close()
 
 
+@pytest.mark.parametrize("threads", [0, 2])
 @pytest.mark.parametrize("is_drawn", [True, False], ids=["drawing", "working"])
-def test_a_failure_arrives_unchanged_after_the_results_before_it(is_drawn):
+def test_a_failure_arrives_unchanged_after_the_results_before_it(is_drawn, threads):
     failure = KeyError("no such thing")
 
     def items():
@@ -45,14 +47,15 @@ def test_a_failure_arrives_unchanged_after_the_results_before_it(is_drawn):
 
     found = []
     with pytest.raises(KeyError) as caught:
-        found.extend(in_order(items(), work, threads=2, room=2))
+        found.extend(in_order(items(), work, threads=threads, room=2))
     assert caught.value is failure
     assert found == [0, 1, 2, 3, 4]
 
 
-def test_threads_end_when_nobody_wants_their_results():
+@pytest.mark.parametrize("threads", [0, 3])
+def test_threads_end_when_nobody_wants_their_results(threads):
     before = threading.active_count()
-    results = in_order(iter(range(1000)), str, threads=3, room=2)
+    results = in_order(iter(range(1000)), str, threads=threads, room=2)
     next(results)
     results.close()
     assert threading.active_count() == before
@@ -97,3 +100,28 @@ def test_a_worker_that_is_stopped_leaves_out_what_waits():
     threading.Timer(0.1, is_going_on.set).start()
     worker.stop()
     assert done == []
+
+
+@pytest.mark.parametrize("is_threaded", [False, True])
+def test_waiting_for_a_worker_is_over_when_all_is_done(is_threaded):
+    worker, done = Worker(is_threaded=is_threaded), []
+    for turn in range(3):
+        for number in range(4):
+            worker.submit(lambda number=number: (time.sleep(0.002), done.append(number)))
+        worker.wait()
+        assert done == [0, 1, 2, 3] * (turn + 1)
+    worker.finish()
+
+
+def test_waiting_for_a_worker_that_has_failed_raises_what_it_raised():
+    failure = OSError("disk")
+
+    def fail():
+        raise failure
+
+    worker = Worker(is_threaded=True)
+    worker.submit(fail)
+    with pytest.raises(OSError, match="disk") as caught:
+        worker.wait()
+    assert caught.value is failure
+    worker.stop()
