@@ -206,6 +206,14 @@ def test_blocks_of_a_plain_file_are_what_was_read_of_it_without_a_copy(tmp_path,
     assert sum(any(text is piece for piece in pieces) for text in texts) >= len(texts) - 4 > 5
 
 
+def test_members_of_a_record_each_do_not_become_blocks_of_a_record_each(tmp_path):
+    path = tmp_path / "joined.fasta.gz"
+    path.write_bytes(b"".join(gzip.compress(b">p%d\nMK\n" % number, 1) for number in range(500)))
+    # of about 5 KB of text
+    assert len(list(read_source_blocks([path], block_bytes=1000))) < 20
+    assert_read_alike(path, block_bytes=1000)
+
+
 @pytest.mark.parametrize(
     "text",
     [
