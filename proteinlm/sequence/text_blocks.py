@@ -185,10 +185,10 @@ class _TextCutter(FastaText):
 
     def _whole_records(self, pending: list[bytes]) -> Iterator[TextBlock]:
         """Yield all but the last record, which is left in ``pending``."""
-        if pending and (cut := last_header(pending[-1])) > 0:
-            last = pending.pop()
-            block = self._block([*pending, memoryview(last)[:cut]])
-            pending[:] = [last[cut:]]
+        text = _joined(pending)
+        if (cut := last_header(text)) > 0:
+            block = self._block([memoryview(text)[:cut]])
+            pending[:] = [text[cut:]]
             yield block
 
     def checked(self, pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
