@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -203,10 +204,10 @@ def test_damage_to_what_is_done_is_found(about, broken_off, pattern):
     paths = [path for path in folder.path.glob(pattern) if path.parent != folder.open_shards or path.stem in named]
     path = max(paths, key=lambda path: path.stat().st_size)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    num_open = len(os.listdir("/proc/self/fd"))
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
     with pytest.raises(OutputError, match=r"begin anew with --restart"):
-        _ingest(about, broken_off, resume=True)
-    assert len(os.listdir("/proc/self/fd")) == num_open
+        _ingest(about, broken_off, resume=True, jobs=3)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
     _ingest(about, broken_off, restart=True)
 
 
