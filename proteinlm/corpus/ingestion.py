@@ -250,14 +250,8 @@ class _Work:
 
     def done(self) -> CorpusIndex:
         """Do what is left and return the index."""
-        jobs = self._effort.num_jobs
-        worker, writer = Worker(is_threaded=jobs > 1), Worker(is_threaded=jobs > 2)
-        with self._builder(worker, writer) as builder:
-            try:
-                self._read(builder)
-            finally:
-                worker.stop()
-                writer.stop()
+        with self._builder() as builder:
+            self._read(builder)
             if not builder.screening.num_kept:
                 screening = builder.screening
                 raise FastaError(f"none of {screening.num_read:,} records can be kept: {listed(screening.dropped)}")
@@ -273,8 +267,10 @@ class _Work:
         return self._order.config.screening.duplicates
 
     @contextmanager
-    def _builder(self, worker: Worker, writer: Worker) -> Iterator[CorpusBuilder]:
-        """Yield a builder that is where the work broke off, and close its files."""
+    def _builder(self) -> Iterator[CorpusBuilder]:
+        """Yield a builder that is where the work broke off; end its threads and close its files."""
+        jobs = self._effort.num_jobs
+        worker, writer = Worker(is_threaded=jobs > 1), Worker(is_threaded=jobs > 2)
         builder = CorpusBuilder(
             self._folder,
             self._request,
@@ -286,19 +282,27 @@ class _Work:
             timings=self.timings,
         )
         try:
-            if self._state is None:
-                builder.begin()
-            else:
-                shards = read_shards(self._folder.shards, self._state.num_shards)
-                check_shards(self._folder, settle_rewritten(self._folder, shards))
-                builder.resume(self._state, shards)
-            yield builder
+            try:
+                self._prepare(builder)
+                yield builder
+            finally:
+                # before the files that they write to are closed
+                worker.stop()
+                writer.stop()
         except BaseException:
             # what cannot be flushed to a full disk is not worth another message
             with suppress(OSError):
                 builder.close_files()
             raise
         builder.close_files()
+
+    def _prepare(self, builder: CorpusBuilder) -> None:
+        if self._state is None:
+            builder.begin()
+        else:
+            shards = read_shards(self._folder.shards, self._state.num_shards)
+            check_shards(self._folder, settle_rewritten(self._folder, shards))
+            builder.resume(self._state, shards)
 
     def _read(self, builder: CorpusBuilder) -> None:
         if self._state is None or not self._state.is_read:

@@ -121,10 +121,11 @@ class OpenShards:
             path, size, digest, start=self._start_of_tokens(), worker=self._writer, timings=self._timings
         )
         shard = OpenShard(state.split, state.number, tokens, has_clusters=self._has_clusters, is_empty=False)
+        # from here on its file is closed with the others, whatever comes
+        self._shards[state.split] = shard
         shard.longest = state.longest
         for name, column in shard.columns.items():
             self._load_column(column.extend(state.lengths[name]), state, name)
-        self._shards[state.split] = shard
         self._num_before[state.split] = state.num_sequences - shard.num_sequences
 
     def _load_column(self, values: NDArray[Any], state: OpenShardState, name: str) -> None:

@@ -55,7 +55,8 @@ class FastaText:
             if cut:
                 yield self._without_marks(b"".join([*unfinished, memoryview(text)[:cut]]))
                 unfinished.clear()
-            unfinished.append(text[cut:])
+            if cut < len(text):
+                unfinished.append(text[cut:])
         if rest := b"".join(unfinished) + b"\n" * num_returns:
             yield self._without_marks(rest if rest.endswith(b"\n") else rest + b"\n")
 

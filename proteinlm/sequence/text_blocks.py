@@ -112,22 +112,21 @@ def _watched(items: Iterator[_Item], timings: Timings, sign: int) -> Iterator[_I
 def _regrouped(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
     """Yield the same bytes in pieces of about ``size`` that end before a header, if one is in their last part.
 
-    A piece that ends there by itself is not copied, any other once. What was read before a failure
-    comes before it.
+    A piece of that size that ends there by itself is not copied, any other once. What was read before a
+    failure comes before it.
     """
     gathered: list[bytes] = []
     num_gathered = 0
     try:
         for piece in pieces:
-            if gathered and piece.startswith(b">") and gathered[-1].endswith(b"\n"):
-                yield _joined(gathered)
-                gathered, num_gathered = [], 0
-            elif 2 * num_gathered >= size:
+            # a piece that ends early is joined to the next: members may hold a record each
+            if 2 * num_gathered >= size:
                 last = gathered.pop()
                 # 0 where there is none
-                cut = last.rfind(_RECORD_END) + 1 or len(last)
-                yield _joined([*gathered, memoryview(last)[:cut] if cut < len(last) else last])
-                gathered, num_gathered = [last[cut:]], len(last) - cut
+                cut = 0 if piece.startswith(b">") and last.endswith(b"\n") else last.rfind(_RECORD_END) + 1
+                yield _joined([*gathered, memoryview(last)[:cut] if cut else last])
+                gathered = [last[cut:]] if cut else []
+                num_gathered = sum(map(len, gathered))
             gathered.append(piece)
             num_gathered += len(piece)
     except FastaError:
@@ -186,10 +185,10 @@ class _TextCutter(FastaText):
 
     def _whole_records(self, pending: list[bytes]) -> Iterator[TextBlock]:
         """Yield all but the last record, which is left in ``pending``."""
-        if pending and (cut := last_header(pending[-1])) > 0:
-            last = pending.pop()
-            block = self._block([*pending, memoryview(last)[:cut]])
-            pending[:] = [last[cut:]]
+        text = _joined(pending)
+        if (cut := last_header(text)) > 0:
+            block = self._block([memoryview(text)[:cut]])
+            pending[:] = [text[cut:]]
             yield block
 
     def checked(self, pieces: Iterable[bytes], size: int) -> Iterator[bytes]:

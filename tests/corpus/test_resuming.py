@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -189,18 +190,24 @@ def test_a_source_that_has_changed_is_refused_and_what_is_done_kept(
 
 
 @pytest.mark.parametrize(
-    "pattern", ["corpus/*.h5", "open/*.tokens", "shards.jsonl", "state.json", "corpus/screening.tsv", "digests/*.u64"]
+    "pattern",
+    [
+        *("corpus/*.h5", "open/*.tokens", "open/*.offsets", "shards.jsonl", "state.json", "corpus/screening.tsv"),
+        "digests/*.u64",
+    ],
 )
 def test_damage_to_what_is_done_is_found(about, broken_off, pattern):
     folder = work_folder_of(broken_off)
     state = json.loads(folder.state.read_text())
     # a shard that began after the state is not gone on with
     named = {layout.shard_file(shard["split"], shard["number"]) for shard in state["open_shards"]}
-    paths = [path for path in folder.path.glob(pattern) if path.suffix != ".tokens" or path.stem in named]
+    paths = [path for path in folder.path.glob(pattern) if path.parent != folder.open_shards or path.stem in named]
     path = max(paths, key=lambda path: path.stat().st_size)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
     with pytest.raises(OutputError, match=r"begin anew with --restart"):
-        _ingest(about, broken_off, resume=True)
+        _ingest(about, broken_off, resume=True, jobs=3)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
     _ingest(about, broken_off, restart=True)
 
 
@@ -255,7 +262,7 @@ def _small_disk(folder, size):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, 2, 3])
 @pytest.mark.parametrize("room", ["200k", "400k", "700k"])
 def test_after_a_full_disk_work_goes_on_when_there_is_room(about, uninterrupted, tmp_path, jobs, room):
     with _small_disk(tmp_path / "disk", room) as disk:

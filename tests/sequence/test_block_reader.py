@@ -190,9 +190,10 @@ def test_long_files_are_read_alike_plain_and_compressed_and_gone_on_with(tmp_pat
                 assert rest.sources[0].digest.xxh3_128 == whole.sources[0].digest.xxh3_128
 
 
-def test_blocks_of_a_plain_file_are_what_was_read_of_it_without_a_copy(tmp_path, monkeypatch):
+@pytest.mark.parametrize("text", [LONG, b">long\n" + b"M" * 100_000 + b"\n" + LONG], ids=["usual", "one is long"])
+def test_blocks_of_a_plain_file_are_what_was_read_of_it_without_a_copy(tmp_path, monkeypatch, text):
     path = tmp_path / "plain.fasta"
-    path.write_bytes(LONG)
+    path.write_bytes(text)
     pieces = []
 
     def read(*args, **settings):
@@ -202,8 +203,30 @@ def test_blocks_of_a_plain_file_are_what_was_read_of_it_without_a_copy(tmp_path,
 
     monkeypatch.setattr(text_blocks, "read_decompressed", read)
     texts = [block.text for block in read_sources([path], config=FastaConfig(), block_bytes=30_000)]
-    assert b"".join(texts) == LONG
-    assert sum(any(text is piece for piece in pieces) for text in texts) >= len(texts) - 4 > 5
+    assert b"".join(texts) == text
+    assert sum(any(one is piece for piece in pieces) for one in texts) >= len(texts) - 4 > 5
+
+
+def test_whole_records_come_before_a_failure_wherever_what_was_read_ends(tmp_path, monkeypatch):
+    def read(*_args, **_settings):
+        yield from (b">a\n" + b"MK\n" * 20, b">b\nMK\n>c\nMK\n", b"M" * 40 + b"\n", b"MK\n")
+        raise FastaError("cut off")
+
+    monkeypatch.setattr(text_blocks, "read_decompressed", read)
+    path = tmp_path / "cut_off.fasta"
+    path.write_bytes(b">")
+    found = []
+    with pytest.raises(FastaError, match="cut off"):
+        found.extend(read_sources([path], config=FastaConfig(), block_bytes=60))
+    assert b"".join(block.text for block in found) == b">a\n" + b"MK\n" * 20 + b">b\nMK\n"
+
+
+def test_members_of_a_record_each_do_not_become_blocks_of_a_record_each(tmp_path):
+    path = tmp_path / "joined.fasta.gz"
+    path.write_bytes(b"".join(gzip.compress(b">p%d\nMK\n" % number, 1) for number in range(500)))
+    # of about 5 KB of text
+    assert len(list(read_source_blocks([path], block_bytes=1000))) < 20
+    assert_read_alike(path, block_bytes=1000)
 
 
 @pytest.mark.parametrize(
