@@ -55,8 +55,9 @@ class OpenShards:
         """Return the open shard of a split, which has this number; it begins here if there is none."""
         shard = self._shards.get(split)
         if shard is None:
-            path = self._path(layout.shard_file(split, number), layout.TOKENS_DATASET)
-            tokens = ShardTokens(path, start=self._start_of_tokens(), worker=self._writer, timings=self._timings)
+            file = layout.shard_file(split, number)
+            path, start = self._path(file, layout.TOKENS_DATASET), self._start_of_tokens(file)
+            tokens = ShardTokens(path, start=start, worker=self._writer, timings=self._timings)
             shard = self._shards[split] = OpenShard(split, number, tokens, has_clusters=self._has_clusters)
         assert shard.number == number, "a shard is finished before the next begins"
         return shard
@@ -118,7 +119,7 @@ class OpenShards:
             os.replace(finished, path)
         size, digest = state.lengths[layout.TOKENS_DATASET], state.digests[layout.TOKENS_DATASET]
         tokens = ShardTokens.resumed(
-            path, size, digest, start=self._start_of_tokens(), worker=self._writer, timings=self._timings
+            path, size, digest, start=self._start_of_tokens(state.file), worker=self._writer, timings=self._timings
         )
         shard = OpenShard(state.split, state.number, tokens, has_clusters=self._has_clusters, is_empty=False)
         # from here on its file is closed with the others, whatever comes
@@ -147,7 +148,7 @@ class OpenShards:
     def _path(self, file: str, dataset: str) -> Path:
         return self._folder.open_shards / f"{file}.{dataset}"
 
-    def _start_of_tokens(self) -> int:
+    def _start_of_tokens(self, file: str) -> int:
         if self._start is None:
-            self._start = start_of_tokens(self._folder.open_shards / "plan")
+            self._start = start_of_tokens(self._path(file, "plan"))
         return self._start

@@ -1,4 +1,7 @@
-"""Which records of a block go where, and their bytes one after the other, in compiled loops."""
+"""Which records of a block go where, and their bytes one after the other, in compiled loops.
+
+A loop that is done in less time than a thread waits to get the interpreter's lock back keeps it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from proteinlm.sequence.addresses import copy_bytes
+from proteinlm.sequence.token_counts import TokenCounter, count_pairs, pairs_of
 from proteinlm.sequence.xxh3 import address_of
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ def group_records(
     return order, bounds, ends, places
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _group_records(
     groups: NDArray[np.uint8],
     lengths: NDArray[np.int64],
@@ -60,7 +64,12 @@ def _group_records(
         places[record] = firsts[group] + place - bounds[group]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def size_of_records(offsets: NDArray[np.int64], numbers: NDArray[np.int64]) -> int:
+    """Return the sum of the sizes of some records; record i goes from ``offsets[i]`` to ``offsets[i + 1]``."""
+    return int((offsets[numbers + 1] - offsets[numbers]).sum())
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def copy_records(
     values: NDArray[np.uint8],
     offsets: NDArray[np.int64],
@@ -91,3 +100,32 @@ def copy_records(
             ends[number] = start + done + offsets[numbers[number] + 1] - begin
         done += end - begin
         first = stop
+
+
+def gather_tokens(
+    tokens: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    start: int,
+    counter: TokenCounter,
+) -> NDArray[np.uint8]:
+    """Return the tokens of some records, one after the other, and count them; arguments as for ``copy_records``."""
+    target = np.empty(size_of_records(offsets, numbers), dtype=np.uint8)
+    counted = pairs_of(target), *counter.tables_for(len(target))
+    _gather_tokens(tokens, offsets, numbers, target, ends, start, counted)
+    return target
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _gather_tokens(
+    tokens: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    target: NDArray[np.uint8],
+    ends: NDArray[np.int64],
+    start: int,
+    counted: tuple[NDArray[np.uint16], NDArray[np.uint32], NDArray[np.uint32]],
+) -> None:
+    copy_records(tokens, offsets, numbers, target, ends, start)
+    count_pairs(target, *counted)

@@ -144,7 +144,8 @@ def hash_pairs(pairs: NDArray[np.uint64], rows: NDArray[np.int64], seed: int) ->
     return found
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+# done in less time than a thread waits to get the interpreter's lock back
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _hash_pairs(pairs: Any, rows: Any, seed: Any, found: Any) -> None:
     text = np.empty(2, np.uint64)
     for place in range(len(rows)):

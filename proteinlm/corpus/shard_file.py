@@ -132,12 +132,15 @@ def lay_out(path: Path, sizes: Mapping[str, int], digest: str) -> Layout:
 
 
 def start_of_tokens(path: Path) -> int:
-    """Return where the tokens begin in shard files, as HDF5 is here; ``path`` is written and removed.
+    """Return where the tokens begin in shard files, as HDF5 is here.
+
+    Args:
+        path: is written and removed; the shard's name with another ending behind it.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    with writing(path.name):
+    with writing(path.stem):
         planned = lay_out(path, {layout.TOKENS_DATASET: 1}, "0" * 32)
         path.unlink()
     return planned.positions[layout.TOKENS_DATASET]

@@ -93,12 +93,16 @@ class ShardTokens:
             UnusableWorkError: if the file does not hold them.
         """
         tokens = cls(path, start=start, worker=worker, timings=timings, is_new=False)
-        for piece in tokens._read(size):
-            tokens._take_in(piece)
-        if tokens._size < size or tokens.digest != digest:
+        try:
+            for piece in tokens._read(size):
+                tokens._hash(piece)
+                tokens._counter.add(piece)
+            if tokens._size < size or tokens.digest != digest:
+                raise UnusableWorkError(f"{path}: is damaged; begin anew with --restart")
+            os.ftruncate(tokens._descriptor, start + size)
+        except BaseException:
             tokens.close()
-            raise UnusableWorkError(f"{path}: is damaged; begin anew with --restart")
-        os.ftruncate(tokens._descriptor, start + size)
+            raise
         return tokens
 
     def __len__(self) -> int:
@@ -126,12 +130,11 @@ class ShardTokens:
             OutputError: if the disk is full or the file cannot be written for another reason; where the worker
                 is a thread, for earlier records.
         """
-        from proteinlm.corpus.record_gathering import copy_records
+        from proteinlm.corpus.record_gathering import gather_tokens
 
-        offsets, place = records.offsets, self._start + self._size
+        place = self._start + self._size
         with measured(self.timings, "gather"):
-            tokens = np.empty(int((offsets[numbers + 1] - offsets[numbers]).sum()), dtype=np.uint8)
-            copy_records(records.tokens, offsets, numbers, tokens, ends, self._size)
+            tokens = gather_tokens(records.tokens, records.offsets, numbers, ends, self._size, self._counter)
 
         def write() -> None:
             with measured(self.timings, "write"), writing(self._path.stem):
@@ -139,15 +142,7 @@ class ShardTokens:
 
         self._worker.submit(write)
         with measured(self.timings, "gather"):
-            self._take_in(tokens)
-
-    def wait(self) -> None:
-        """Wait until all residues are written.
-
-        Raises:
-            OutputError: as ``append``.
-        """
-        self._worker.wait()
+            self._hash(tokens)
 
     def finish(self, path: Path, others: Datasets) -> tuple[str, str]:
         """Write the other datasets and make the file the shard ``path``.
@@ -163,7 +158,7 @@ class ShardTokens:
             OutputError: as ``append``.
         """
         try:
-            self.wait()
+            self._worker.wait()
             with writing(path.name):
                 return self._finished(path, others)
         finally:
@@ -190,12 +185,11 @@ class ShardTokens:
         """Close the file."""
         os.close(self._descriptor)
 
-    def _take_in(self, tokens: NDArray[np.uint8]) -> None:
+    def _hash(self, tokens: NDArray[np.uint8]) -> None:
         for place in range(0, len(tokens), _HASHED_AT_ONCE):
             piece = tokens[place : place + _HASHED_AT_ONCE].data
             self._digest.update(piece)
             self._blocks.update(piece)
-        self._counter.add(tokens)
         self._size += len(tokens)
 
     def _completed(self, planned: Layout, others: Datasets) -> str:

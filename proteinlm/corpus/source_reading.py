@@ -77,6 +77,7 @@ class SourceReading:
     ) -> None:
         self._paths, self._config, self._jobs, self._block_bytes = paths, config, jobs, block_bytes
         self._timings, self._progress = timings, progress
+        self._needs_sha256 = needs_sha256
         self._tally = ReadingTally(with_sha256=needs_sha256)
         state = state or ReadingState(treatments={})
         self._start = self._position = state.position
@@ -168,7 +169,9 @@ class SourceReading:
         and hold the interpreter's lock.
         """
         column = self._config.sequence_column
-        return all(is_plain_file(path) and format_of(path, sequence_column=column) == "fasta" for path in self._paths)
+        return not self._needs_sha256 and all(
+            is_plain_file(path) and format_of(path, sequence_column=column) == "fasta" for path in self._paths
+        )
 
     def _scan(self, block: TextBlock | EntriesBlock) -> ScannedBlock | EntriesBlock:
         with self._timings.measure("scan"):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import os
 import re
-import select
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +18,7 @@ import xxhash
 
 from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence.standard_input import standard_input
 from proteinlm.sequence.timings import Timings, measured
 
 STDIN = "-"
@@ -31,7 +30,6 @@ _LARGE_PIECE = 1 << 20
 # where a mark is looked for before a piece ends: some records
 _NEAR = 1 << 13
 _NO_PADDING = re.compile(rb"[^\0]")
-_LONGEST_MAGIC = 6
 
 
 class Decompressor(Protocol):
@@ -184,41 +182,6 @@ def can_be_read_again(path: Path | str) -> bool:
     except OSError:  # who reads it says what is wrong
         return True
     return not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode))
-
-
-class StandardInput:
-    """Standard input as raw bytes, whose opening may be looked at before it is read.
-
-    A thread that waits for more in a buffered file holds the file's lock, and a process that ends
-    meanwhile is aborted over it.
-    """
-
-    def __init__(self, buffer: IO[bytes]) -> None:
-        raw: Any = getattr(buffer, "raw", buffer)
-        self._raw: io.RawIOBase = raw
-        self._opening = b""
-
-    def peek(self, size: int) -> bytes:
-        """Return up to ``size`` bytes, or fewer where no more are there yet, that are still to be read."""
-        self._opening = self._opening or self._next(size)
-        return self._opening
-
-    def read(self, size: int) -> bytes:
-        """Return what was looked at, and then up to ``size`` bytes; none at the end."""
-        opening, self._opening = self._opening, b""
-        return opening or self._next(size)
-
-    def _next(self, size: int) -> bytes:
-        # None is no end: whoever began this process has told its input not to wait
-        while (piece := self._raw.read(size)) is None:
-            select.select([self._raw], [], [])
-        return piece
-
-
-@functools.lru_cache(maxsize=1)
-def standard_input(buffer: IO[bytes]) -> StandardInput:
-    """Return the one ``StandardInput`` of ``sys.stdin.buffer``."""
-    return StandardInput(buffer)
 
 
 def read_decompressed(

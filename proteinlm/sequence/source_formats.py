@@ -9,7 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from proteinlm.sequence.compression import STDIN, inflated_opening, read_decompressed, standard_input
+from proteinlm.sequence.compression import STDIN, inflated_opening, read_decompressed
+from proteinlm.sequence.standard_input import standard_input
 
 SourceFormat = Literal["fasta", "uniprot_flat", "uniprot_xml", "table"]
 

@@ -12,8 +12,10 @@ from proteinlm.sequence.alphabet import VOCAB_SIZE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# counters of pairs are 32 bits wide
+# counters are 32 bits wide; of so many tokens none gets more than a quarter
 _COUNTED_AT_ONCE = 1 << 31
+# stands beside a last token without another
+_NO_TOKEN = 255
 
 
 class TokenCounter:
@@ -22,7 +24,7 @@ class TokenCounter:
     def __init__(self) -> None:
         self._counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
         # equal pairs often follow each other, and a counter that was just written is slow to read again
-        self._tables = [np.zeros(1 << 16, dtype=np.uint32) for _ in range(2)]
+        self._tables = np.zeros(1 << 16, dtype=np.uint32), np.zeros(1 << 16, dtype=np.uint32)
         self._num_in_tables = 0
 
     @property
@@ -35,18 +37,16 @@ class TokenCounter:
         """Count the bytes of an array, contiguous."""
         for start in range(0, len(tokens), _COUNTED_AT_ONCE):
             part = tokens[start : start + _COUNTED_AT_ONCE]
-            if self._num_in_tables + len(part) > _COUNTED_AT_ONCE:
-                self._empty_tables()
-            self._num_in_tables += len(part)
-            even = len(part) & ~1
             # a pair is read as one number; a view at an odd address is none to compiled code
-            pairs = np.require(part[:even], requirements="A").view(np.uint16)
-            if pairs.ctypes.data % 2:
-                pairs = part[:even].copy().view(np.uint16)
-            _count_pairs(pairs, *self._tables)
-            for token in part[even:].tolist():
-                if token < VOCAB_SIZE:
-                    self._counts[token] += 1
+            part = part if part.ctypes.data % 2 == 0 else part.copy()
+            count_pairs(part, pairs_of(part), *self.tables_for(len(part)))
+
+    def tables_for(self, num_tokens: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Return the tables in which ``count_pairs`` counts so many more tokens."""
+        if self._num_in_tables + num_tokens > _COUNTED_AT_ONCE:
+            self._empty_tables()
+        self._num_in_tables += num_tokens
+        return self._tables
 
     def _empty_tables(self) -> None:
         for table in self._tables:
@@ -66,11 +66,24 @@ def count_tokens(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
     return counter.counts
 
 
+def pairs_of(tokens: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Return a view of an array at an even address, two bytes as one number."""
+    return tokens[: len(tokens) & ~1].view(np.uint16)
+
+
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _count_pairs(pairs: NDArray[np.uint16], first: NDArray[np.uint32], second: NDArray[np.uint32]) -> None:
+def count_pairs(
+    tokens: NDArray[np.uint8],
+    pairs: NDArray[np.uint16],
+    first: NDArray[np.uint32],
+    second: NDArray[np.uint32],
+) -> None:
+    """Count tokens in the tables of a ``TokenCounter``; ``pairs`` are ``pairs_of`` them."""
     even = len(pairs) & ~1
     for place in range(0, even, 2):
         first[pairs[place]] += np.uint32(1)
         second[pairs[place + 1]] += np.uint32(1)
     if even < len(pairs):
         first[pairs[even]] += np.uint32(1)
+    if len(tokens) > 2 * len(pairs):
+        first[np.int64(tokens[-1]) + 256 * _NO_TOKEN] += np.uint32(1)
