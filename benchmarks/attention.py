@@ -1,8 +1,7 @@
 """Time and memory of every attention mechanism: 8 heads of 64, batch 1, float32, m = 256.
 
 All kinds of attention run side by side in one process on the same inputs, turn by turn, so that a slow
-moment of the machine hits all; medians and their ratios are reported. With the backward pass the process
-keeps the memory that it frees, as in training, whichever kind. Each kind has the default settings
+moment of the machine hits all; medians and their ratios are reported. Each kind has the default settings
 of its config. Exact attention stops where it takes too long. Slopes are those of a straight line through
 log time against log length from 16,384 to 131,072. Peak memory is what a fresh process needs beyond its
 inputs and a small warm-up. Run it alone on the machine.
@@ -38,7 +37,6 @@ from measuring import process_peak
 from torch import Tensor
 
 from proteinlm.attention import MECHANISMS, build_attention
-from proteinlm.training.freed_memory import keep_freed_memory
 
 RESULTS = Path(__file__).resolve().parent / "results"
 HEADS, HEAD_DIM, NUM_FEATURES = 8, 64, 256
@@ -130,9 +128,6 @@ def print_peak(kind: str, which: str, length: int) -> None:
 def measure(lengths: list[int], *, peak_lengths: list[int]) -> list[Row]:
     rows: list[Row] = []
     for which in PASSES:
-        if which == PASSES[1]:
-            # as training does
-            keep_freed_memory()
         for length in lengths:
             medians = measure_times(kinds_at(which, length), which, length)
             for kind, median in medians.items():

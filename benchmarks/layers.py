@@ -3,8 +3,7 @@
 Layer: one encoder block (d = 512, 8 heads, feed-forward 2,048), forward, for every kind of attention,
 beside the same block with identity attention, whose projections all stay. Step: forward, backward and
 update of a two-block model on one window, beside the step with exact softmax. Float32, batch 1,
-m = 256; as in training, the process keeps the memory that it frees. Results go to
-benchmarks/results/layers.csv. Run it alone: python benchmarks/run.py layers
+m = 256. Results go to benchmarks/results/layers.csv. Run it alone: python benchmarks/run.py layers
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from machine import describe
 
 from proteinlm.attention import MECHANISMS
 from proteinlm.model import MaskedLM, ModelConfig
-from proteinlm.training.freed_memory import keep_freed_memory
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LENGTHS = [1024, 8192]
@@ -78,8 +76,6 @@ def measure(make: Callable[[str, int], Callable[[], None]], length: int) -> dict
 
 
 def main() -> None:
-    # as training does
-    keep_freed_memory()
     torch.manual_seed(0)
     rows = []
     for name, make, beside in (("layer forward", forward, "identity"), ("training step", step, "softmax")):

@@ -23,7 +23,6 @@ from torch._C._distributed_c10d import HashStore
 
 from proteinlm.batches.loader import MaskedBatch
 from proteinlm.errors import CheckpointError, ConfigError, UnavailableError
-from proteinlm.training.freed_memory import keep_freed_memory
 from proteinlm.training.interface import EngineConfig, StepResult, TrainingEngine
 from proteinlm.training.local_engine import LocalEngine
 from proteinlm.training.objective import MaskedLMObjective
@@ -191,7 +190,7 @@ def build_engine(
     windows_per_step: int,
     folder: Path,
 ) -> TrainingEngine:
-    """Return the engine that the settings ask for; on a CPU this process keeps the memory that it frees.
+    """Return the engine that the settings ask for.
 
     Args:
         objective: what is trained.
@@ -206,8 +205,6 @@ def build_engine(
             for what it cannot do.
         UnavailableError: if DeepSpeed is not installed.
     """
-    if _device().type == "cpu":
-        keep_freed_memory()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if windows_per_step % (micro_batch * world_size):
         raise ConfigError(
