@@ -123,11 +123,12 @@ class CorpusBuilder:
         self.table = self._opened.enter_context(resume_list(self._folder.corpus, state.screening_bytes))
         for saved in state.open_shards:
             self._open.load(saved)
+            before = sum(shard.entry.num_sequences for shard in shards if shard.split == saved.split)
             self._borders[saved.split] = ShardBorders(
                 self._shard_residues,
                 shard=saved.number,
                 num_residues=saved.lengths[layout.TOKENS_DATASET],
-                num_sequences=saved.num_sequences,
+                num_sequences=before + saved.num_sequences,
             )
         self._open.keep_only(state.open_shards)
 

@@ -54,19 +54,20 @@ class OpenShardState:
 
     Attributes:
         split: its name.
-        num_sequences: of the split, in this shard and those before it.
         number: of the shard.
-        longest: residues of its longest sequence.
         lengths: elements on disk, by dataset.
         digests: xxh3_128 of the tokens and xxh3_64 of all else.
     """
 
     split: str
-    num_sequences: int
     number: int
-    longest: int
     lengths: Mapping[str, int]
     digests: Mapping[str, str]
+
+    @property
+    def num_sequences(self) -> int:
+        """How many records it holds."""
+        return self.lengths[layout.OFFSETS_DATASET] - 1
 
     @property
     def file(self) -> str:

@@ -54,26 +54,20 @@ class OpenShard:
         number: of the shard.
         tokens: its residues, in a file that grows.
         has_clusters: whether clusters are known.
-        is_empty: whether there is no record yet; if not, the caller fills ``columns`` and ``longest``.
 
     Attributes:
         columns: all datasets but the tokens, in the order of the format.
-        longest: residues of the longest record.
     """
 
-    def __init__(
-        self, split: str, number: int, tokens: ShardTokens, *, has_clusters: bool, is_empty: bool = True
-    ) -> None:
+    def __init__(self, split: str, number: int, tokens: ShardTokens, *, has_clusters: bool) -> None:
         self.split, self.number, self.tokens = split, number, tokens
-        self.longest = 0
         self.columns = {
             name: Column(dtype)
             for name, dtype in layout.DTYPES.items()
             if name != layout.TOKENS_DATASET and (has_clusters or name != layout.CLUSTERS_DATASET)
         }
-        if is_empty:
-            for name in (layout.OFFSETS_DATASET, layout.IDENTIFIER_OFFSETS_DATASET):
-                self.columns[name].extend(1)[0] = 0
+        for name in (layout.OFFSETS_DATASET, layout.IDENTIFIER_OFFSETS_DATASET):
+            self.columns[name].extend(1)[0] = 0
 
     @property
     def file(self) -> str:
@@ -107,7 +101,6 @@ class OpenShard:
             copy_records(records.identifiers, offsets, numbers, names, ends, before)
             if clusters is not None:
                 columns[layout.CLUSTERS_DATASET].extend(len(numbers))[:] = clusters
-            self.longest = max(self.longest, int(np.diff(records.offsets)[numbers].max()))
 
     def finish(self, folder: Path) -> WrittenShard:
         """Make it a shard in ``folder``; it is of no use afterwards.
@@ -125,4 +118,5 @@ class OpenShard:
             digest=digest,
             block_digests=block_digests,
         )
-        return WrittenShard(self.split, entry, self.longest, tuple(counts.tolist()))
+        longest = int(np.diff(others[layout.OFFSETS_DATASET]).max())
+        return WrittenShard(self.split, entry, longest, tuple(counts.tolist()))

@@ -44,8 +44,6 @@ class OpenShards:
         self._folder, self._has_clusters = folder, has_clusters
         self._writer, self._timings = writer, timings
         self._shards: dict[str, OpenShard] = {}
-        # sequences of a split in the shards that were finished
-        self._num_before: dict[str, int] = {}
         # by file: what has been written of it, and its digest
         self._lengths: dict[Path, int] = {}
         self._digests: dict[Path, Any] = {}
@@ -67,7 +65,6 @@ class OpenShards:
         shard = self._shards.get(split)
         if shard is None or shard.number == number:
             return None
-        self._num_before[split] = self._num_before.get(split, 0) + shard.num_sequences
         del self._shards[split]
         return shard.finish(self._folder.corpus)
 
@@ -90,9 +87,7 @@ class OpenShards:
             lengths[name], digests[name] = len(column), digest.hexdigest()
         return OpenShardState(
             split=shard.split,
-            num_sequences=self._num_before.get(shard.split, 0) + shard.num_sequences,
             number=shard.number,
-            longest=shard.longest,
             lengths=lengths,
             digests=digests,
         )
@@ -121,13 +116,12 @@ class OpenShards:
         tokens = ShardTokens.resumed(
             path, size, digest, start=self._start_of_tokens(state.file), worker=self._writer, timings=self._timings
         )
-        shard = OpenShard(state.split, state.number, tokens, has_clusters=self._has_clusters, is_empty=False)
+        shard = OpenShard(state.split, state.number, tokens, has_clusters=self._has_clusters)
         # from here on its file is closed with the others, whatever comes
         self._shards[state.split] = shard
-        shard.longest = state.longest
         for name, column in shard.columns.items():
-            self._load_column(column.extend(state.lengths[name]), state, name)
-        self._num_before[state.split] = state.num_sequences - shard.num_sequences
+            column.extend(state.lengths[name] - len(column))
+            self._load_column(column.values, state, name)
 
     def _load_column(self, values: NDArray[Any], state: OpenShardState, name: str) -> None:
         path = self._path(state.file, name)
