@@ -28,6 +28,7 @@ REASONS = (
     screening.TOO_AMBIGUOUS,
     screening.FRAGMENT,
 )
+_CODES = {reason: code for code, reason in enumerate(REASONS)}
 
 
 class BlockScreen:
@@ -91,16 +92,18 @@ class BlockScreen:
         lengths = np.diff(block.offsets)
         holds = []
         if not block.num_predictable.all():
-            holds += [(1, lengths == 0), (2, block.num_predictable == 0)]
+            holds += [(_CODES[screening.EMPTY], lengths == 0), (_CODES[screening.ONLY_X], block.num_predictable == 0)]
         if config.min_length > 1:
-            holds.append((3, lengths < config.min_length))
+            holds.append((_CODES[screening.TOO_SHORT], lengths < config.min_length))
         if config.max_length is not None:
-            holds.append((4, lengths > config.max_length))
+            holds.append((_CODES[screening.TOO_LONG], lengths > config.max_length))
         if config.max_ambiguous < 1:
             # a division as in the plain form, so that both round alike
-            holds.append((5, block.num_ambiguous / np.maximum(lengths, 1) > config.max_ambiguous))
+            holds.append(
+                (_CODES[screening.TOO_AMBIGUOUS], block.num_ambiguous / np.maximum(lengths, 1) > config.max_ambiguous)
+            )
         if config.drop_fragments:
-            holds.append((6, (block.marks & record_blocks.FRAGMENT) != 0))
+            holds.append((_CODES[screening.FRAGMENT], (block.marks & record_blocks.FRAGMENT) != 0))
         return holds
 
 

@@ -238,7 +238,7 @@ class _TextCutter(FastaText):
         block = TextBlock(
             source=self._source,
             name=self._name,
-            text=b"".join(parts),
+            text=_joined(parts),
             position=self._position,
             num_opening_lines=self._line - 1,
             treatments=dict(self._treatments),
