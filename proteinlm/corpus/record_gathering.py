@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from proteinlm.sequence.addresses import copy_bytes
+from proteinlm.sequence.addresses import address_of, copy_bytes
 from proteinlm.sequence.token_counts import TokenCounter, count_pairs, pairs_of
-from proteinlm.sequence.xxh3 import address_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from proteinlm.sequence.xxh3 import xxh3_64, xxh3_128
+from proteinlm.sequence.accession_bounds import accession_bounds
+from proteinlm.sequence.xxh3 import swap64, xxh3_64, xxh3_128
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_LINE_FEED, _CARRIAGE_RETURN, _TAB, _BAR = 10, 13, 9, ord("|")
-_SWISSPROT, _TREMBL = (tuple(word) for word in (b"sp", b"tr"))
+_LINE_FEED, _CARRIAGE_RETURN, _TAB = 10, 13, 9
 _LEVELS = tuple(np.frombuffer(word, dtype=np.uint8) for word in (b"UniRef50_", b"UniRef90_", b"UniRef100_"))
 
 
@@ -64,32 +64,11 @@ def _hash_rows(text: Any, num_columns: Any, group: Any, member: Any, seed: Any, 
             position += 1
         if column != num_columns or group_start == group_end or member_start == member_end:
             return row
-        group_start, group_end = _accession(text, group_start, group_end)
+        group_start, group_end = accession_bounds(text, group_start, group_end)
         groups[row] = xxh3_64(text, group_start, group_end, seed)
-        member_start, member_end = _accession(text, member_start, member_end)
+        member_start, member_end = accession_bounds(text, member_start, member_end)
         members[row] = xxh3_128(text, member_start, member_end)[0]
     return len(groups)
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _accession(text: Any, start: Any, end: Any) -> Any:
-    """Return where the accession of an identifier begins and ends, as ``sequence.accession`` finds it."""
-    if end - start < 5 or text[start + 2] != _BAR:
-        return start, end
-    is_swissprot = text[start] == _SWISSPROT[0] and text[start + 1] == _SWISSPROT[1]
-    is_trembl = text[start] == _TREMBL[0] and text[start + 1] == _TREMBL[1]
-    if not (is_swissprot or is_trembl):
-        return start, end
-    bar = end
-    for position in range(start + 3, end):
-        if text[position] == _BAR:
-            if bar < end:
-                # four parts are not of UniProt
-                return start, end
-            bar = position
-    if bar == end or bar == start + 3:
-        return start, end
-    return start + 3, bar
 
 
 def hash_accessions(
@@ -111,7 +90,7 @@ def hash_accessions(
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _hash_accessions(identifiers: Any, offsets: Any, which: Any, seed: Any, found: Any) -> None:
     for place, record in enumerate(which):
-        start, end = _accession(identifiers, offsets[record], offsets[record + 1])
+        start, end = accession_bounds(identifiers, offsets[record], offsets[record + 1])
         found[place] = xxh3_64(identifiers, start, end, seed)
 
 
@@ -150,14 +129,5 @@ def _hash_pairs(pairs: Any, rows: Any, seed: Any, found: Any) -> None:
     text = np.empty(2, np.uint64)
     for place in range(len(rows)):
         low, high = pairs[rows[place]]
-        text[0], text[1] = _swapped(high), _swapped(low)
+        text[0], text[1] = swap64(high), swap64(low)
         found[place] = xxh3_64(text, 0, 16, seed)
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _swapped(word: Any) -> Any:
-    """Return a word with its bytes in the other order; the compiler knows the pattern."""
-    odd, pair, half = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF), np.uint64(32)
-    word = ((word >> np.uint64(8)) & odd) | ((word & odd) << np.uint64(8))
-    word = ((word >> np.uint64(16)) & pair) | ((word & pair) << np.uint64(16))
-    return (word >> half) | (word << half)

@@ -11,6 +11,17 @@ from numba.extending import intrinsic
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def address_of(typing_context: Any, array: Any) -> Any:
+    """Return where the elements of a C-contiguous array lie in memory."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.uint64(array), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def copy_bytes(_typing: Any, _target: Any, _source: Any, _count: Any) -> Any:
     """Copy ``count`` bytes, int64, to one address, uint64, from another that is not among them."""
 

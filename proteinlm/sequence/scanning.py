@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from proteinlm.sequence.accession_bounds import accession_bounds
+from proteinlm.sequence.addresses import address_of, copy_bytes
 from proteinlm.sequence.alphabet import STANDARD, TOKENS
 from proteinlm.sequence.record_blocks import FRAGMENT, NUCLEOTIDES
 from proteinlm.sequence.wide_bytes import (
@@ -24,18 +26,17 @@ from proteinlm.sequence.wide_bytes import (
     NO_TOKEN,
     TOKEN_OF,
     WIDTH,
-    copy,
     first_bit,
     header_masks,
     num_bits,
     translate,
 )
-from proteinlm.sequence.xxh3 import address_of, xxh3_128
+from proteinlm.sequence.xxh3 import xxh3_128
 
 # a bit of the marks beside those of a RecordBlock
 NOT_PLAIN = 128
 
-_LINE_FEED, _GREATER, _BLANK, _TAB, _BAR, _BRACKET, _STOP = b"\n> \t|(*"
+_LINE_FEED, _GREATER, _BLANK, _TAB, _BRACKET, _STOP = b"\n> \t(*"
 _JOINT = 1  # joins the headers of identical proteins in NCBI's nr
 _IS_PREDICTABLE = np.isin(np.arange(256), [*STANDARD.tolist(), *(TOKENS.index(letter) for letter in "BUZO")])
 _IS_NUCLEOTIDE = np.isin(np.arange(256), [TOKENS.index(letter) for letter in "ACGTUN"])
@@ -80,36 +81,6 @@ def _header(text: Any, start: Any) -> Any:
             is_fragment |= _is_fragment_at(text, here)
         here += 1
     return (here if identifier_end < 0 else identifier_end), here, is_fragment
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _accession(text: Any, start: Any, end: Any) -> Any:
-    """Return start and end of the accession, as ``accession`` of proteinlm.sequence.fasta finds it."""
-    if end - start < 5 or text[start + 2] != _BAR:
-        return start, end
-    first, second = text[start], text[start + 1]
-    if not ((first == ord("s") and second == ord("p")) or (first == ord("t") and second == ord("r"))):
-        return start, end
-    bar = -1
-    for position in range(start + 3, end):
-        if text[position] == _BAR:
-            if bar >= 0:
-                return start, end
-            bar = position
-    return (start + 3, bar) if bar > start + 3 else (start, end)
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _copied(text: Any, start: Any, end: Any, target: Any, at: Any) -> Any:
-    """Copy ``text[start:end]`` and return where it ends; ``target`` may be written for 64 bytes on."""
-    here = start
-    while here < end and here + WIDTH <= len(text):
-        copy(address_of(text) + np.uint64(here), address_of(target) + np.uint64(at + here - start))
-        here += WIDTH
-    while here < end:
-        target[at + here - start] = text[here]
-        here += 1
-    return at + end - start
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -218,7 +189,7 @@ def scan_text(
         text: uint8 (T,), whole records.
         wide: whether to translate 64 bytes at a time; needs is_wide().
         tokens: uint8, at least (T,); is filled.
-        identifiers: uint8, with 64 bytes more than are filled.
+        identifiers: uint8; is filled.
         places: int64 (3, M + 1), filled with where each record begins in the text, in the tokens and in the
             identifiers, and behind the last with their ends.
         counts: int64 (4, M), filled with the line of the header, from 0, and the numbers of residues that can
@@ -235,7 +206,7 @@ def scan_text(
     places[:, 0] = 0
     while here < len(text):
         identifier_end, header_end, is_fragment = _header(text, here + 1)
-        if number == len(marks) or name + identifier_end - here + WIDTH > len(identifiers):
+        if number == len(marks) or name + identifier_end - here - 1 > len(identifiers):
             return -1, 0, 0, 0, 0
         is_plain = identifier_end > here + 1 and text[identifier_end] in (_BLANK, _LINE_FEED, _TAB, _JOINT)
         following, is_whole, end, num_lines, num_ambiguous, num_lower = _body(text, header_end + 1, tokens, at, wide)
@@ -245,7 +216,10 @@ def scan_text(
             num_lines += num_stop_lines
         counts[LINE, number] = line
         if is_plain and is_whole:
-            name_end = _copied(text, here + 1, identifier_end, identifiers, name)
+            name_end = name + identifier_end - here - 1
+            copy_bytes(
+                address_of(identifiers) + np.uint64(name), address_of(text) + np.uint64(here + 1), name_end - name
+            )
             digests[0, number, 0], digests[0, number, 1] = xxh3_128(tokens, at, end)
             digests[1, number, 0], digests[1, number, 1] = _accession_hash(identifiers, name, name_end)
             counts[NUM_PREDICTABLE, number] = _num_predictable(tokens, at, end) if num_ambiguous else end - at
@@ -269,7 +243,7 @@ def scan_text(
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _accession_hash(names: Any, start: Any, end: Any) -> Any:
-    accession_start, accession_end = _accession(names, start, end)
+    accession_start, accession_end = accession_bounds(names, start, end)
     return xxh3_128(names, accession_start, accession_end)
 
 

@@ -126,18 +126,6 @@ def header_masks(typing_context: Any, text: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def copy(typing_context: Any, source: Any, target: Any) -> Any:
-    """Copy 64 bytes."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target = builder.inttoptr(arguments[1], _BYTES.as_pointer())
-        builder.store(_vector_at(builder, arguments[0]), target, align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def first_bit(typing_context: Any, mask: Any) -> Any:
     """Return the number of the lowest bit that is set."""
 

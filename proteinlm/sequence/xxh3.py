@@ -20,6 +20,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from proteinlm.sequence.addresses import address_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -56,17 +58,6 @@ _LANES = ir.VectorType(_I64, 8)
 _ACCUMULATORS = types.UniTuple(types.uint64, 8)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def address_of(typing_context: Any, array: Any) -> Any:
-    """Return where the elements of a C-contiguous array lie in memory."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.ptrtoint(data, _I64)
-
-    return types.uint64(array), generate
-
-
 def _load(builder: Any, address: Any, kind: Any) -> Any:
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
 
@@ -88,7 +79,9 @@ _read8, _read32, _read64 = _reader(8), _reader(32), _reader(64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _swap64(typing_context: Any, word: Any) -> Any:
+def swap64(typing_context: Any, word: Any) -> Any:
+    """Return a word with its bytes in the other order."""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bswap(arguments[0])
 
@@ -258,9 +251,9 @@ def _short_64(text: Any, size: Any, secret: Any, seed: Any) -> Any:
     if size > _U(8):
         low = _read64(text) ^ ((_read64(secret + _U(24)) ^ _read64(secret + _U(32))) + seed)
         high = _read64(text + size - _U(8)) ^ ((_read64(secret + _U(40)) ^ _read64(secret + _U(48))) - seed)
-        return _avalanche(size + _swap64(low) + high + _folded(low, high))
+        return _avalanche(size + swap64(low) + high + _folded(low, high))
     if size >= _U(4):
-        seed ^= _swap64(seed & _LOW_32) & ~_LOW_32
+        seed ^= swap64(seed & _LOW_32) & ~_LOW_32
         word = _read32(text + size - _U(4)) + (_read32(text) << _U(32))
         word ^= (_read64(secret + _U(8)) ^ _read64(secret + _U(16))) - seed
         word ^= _rotated(word, _U(49)) ^ _rotated(word, _U(24))
@@ -316,7 +309,7 @@ def _short_128(text: Any, size: Any, secret: Any) -> Any:
         low += (size - _U(1)) << _U(54)
         last ^= _read64(secret + _U(48)) ^ _read64(secret + _U(56))
         high += last + (last & _LOW_32) * (_PRIME32_2 - _U(1))
-        low ^= _swap64(high)
+        low ^= swap64(high)
         low, carried = _product(low, _PRIME64_2)
         return _avalanche(low), _avalanche(carried + high * _PRIME64_2)
     if size >= _U(4):
@@ -329,7 +322,7 @@ def _short_128(text: Any, size: Any, secret: Any) -> Any:
         return low ^ (low >> _U(28)), _avalanche(high)
     if size:
         word = _first_middle_last(text, size)
-        swapped = _swap64(word) >> _U(32)
+        swapped = swap64(word) >> _U(32)
         turned = ((swapped << _U(13)) | (swapped >> _U(19))) & _LOW_32
         low = word ^ _read32(secret) ^ _read32(secret + _U(4))
         high = turned ^ _read32(secret + _U(8)) ^ _read32(secret + _U(12))
