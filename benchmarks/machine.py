@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from held_memory import is_memory_held
 
 
 def describe() -> dict[str, Any]:
-    """Return processor, cores, memory in bytes and versions."""
+    """Return processor, cores, memory in bytes, whether free memory was kept from a host, and versions."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_is_held": is_memory_held(),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
