@@ -19,11 +19,12 @@ from proteinlm.sequence.block_reader import ScannedBlock
 from proteinlm.sequence.compression import can_be_read_again, is_plain_file, name_in_folder, source_name
 from proteinlm.sequence.record_blocks import ReadingPosition, RecordBlock
 from proteinlm.sequence.source_blocks import EntriesBlock, read_sources, scan_source, settle_source
-from proteinlm.sequence.source_formats import format_of
 from proteinlm.sequence.text_blocks import TextBlock
 from proteinlm.sequence.timings import Timings
 
 _PIECE = 1 << 22
+# pieces of text that may have been inflated and not yet cut
+_PIECES_AHEAD = 8
 # seconds between two reports of how many records have been read
 _REPORT_SECONDS = 0.5
 
@@ -147,6 +148,7 @@ class SourceReading:
         return dict(sorted(self._treatments.items()))
 
     def _scanned(self) -> Iterator[ScannedBlock | EntriesBlock]:
+        is_read_apart = self._jobs > 1 and not self._is_read_fast()
         texts = read_sources(
             self._paths,
             config=self._config,
@@ -155,12 +157,13 @@ class SourceReading:
             start=self._start,
             timings=self._timings,
             block_bytes=self._block_bytes,
+            ahead=_read_ahead if is_read_apart else iter,
         )
-        if self._jobs == 1 or (self._jobs == 2 and self._is_read_fast()):
-            yield from map(self._scan, texts)
-        else:
-            # one reads, one writes
+        if self._jobs > 2:
+            # one cuts the text, one writes
             yield from in_order(texts, self._scan, threads=self._jobs - 2, room=self._jobs)
+        else:
+            yield from map(self._scan, texts)
 
     def _is_read_fast(self) -> bool:
         """Say whether reading is so little work that a thread for it would wait more than it does.
@@ -168,10 +171,7 @@ class SourceReading:
         With more threads than processors each also waits for those that have no processor at the moment
         and hold the interpreter's lock.
         """
-        column = self._config.sequence_column
-        return not self._needs_sha256 and all(
-            is_plain_file(path) and format_of(path, sequence_column=column) == "fasta" for path in self._paths
-        )
+        return not self._needs_sha256 and all(map(is_plain_file, self._paths))
 
     def _scan(self, block: TextBlock | EntriesBlock) -> ScannedBlock | EntriesBlock:
         with self._timings.measure("scan"):
@@ -205,6 +205,11 @@ class SourceReading:
             num_records = sum(source.num_records for source in self._before)
             num_records += self._position.num_records if self._position is not None else 0
             self._progress.advance(0, sequences=f"{num_records:,}")
+
+
+def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Draw pieces in a thread, as inflating them takes longer than all else."""
+    return in_order(pieces, bytes, threads=0, room=_PIECES_AHEAD)
 
 
 def _about(path: Path | str) -> tuple[int, int]:

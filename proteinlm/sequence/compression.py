@@ -24,9 +24,10 @@ from proteinlm.sequence.timings import Timings, measured
 STDIN = "-"
 # fits a core's cache
 PIECE = 1 << 16
-# bytes of compressed data, and of text that they may add at once however far they expand: large, as
-# the interpreter's lock is handed over for each, and equal, as libraries set aside what is asked for
-_LARGE_PIECE = 1 << 20
+# bytes of compressed data, and of text that they may add at once however far they expand: large, as a
+# thread waits for the interpreter's lock after each, and the text not larger than a core's cache keeps
+_LARGE_PIECE = 1 << 22
+_MOST_TEXT = 1 << 21
 # where a mark is looked for before a piece ends: some records
 _NEAR = 1 << 13
 _NO_PADDING = re.compile(rb"[^\0]")
@@ -55,24 +56,33 @@ class SourceDigest:
     """The size in bytes and the digests of a source as it was read, compressed or not.
 
     A sha256 costs about as much as all of the reading, so it can be left out.
+
+    Attributes:
+        so_far: the size and the ``xxh3_128`` of what was read, which belong together also where another
+            thread reads on.
     """
 
     def __init__(self, *, with_sha256: bool = True) -> None:
-        self.num_bytes = 0
         self._xxh3_128 = xxhash.xxh3_128()
         self._sha256 = hashlib.sha256() if with_sha256 else None
+        self.so_far = 0, self._xxh3_128.hexdigest()
 
     def update(self, piece: bytes) -> None:
         """Take in the next piece."""
-        self.num_bytes += len(piece)
         self._xxh3_128.update(piece)
         if self._sha256 is not None:
             self._sha256.update(piece)
+        self.so_far = self.num_bytes + len(piece), self._xxh3_128.hexdigest()
+
+    @property
+    def num_bytes(self) -> int:
+        """The size so far."""
+        return self.so_far[0]
 
     @property
     def xxh3_128(self) -> str:
         """The XXH3 so far, 32 hex digits, as the tool ``xxhsum -H2`` prints it."""
-        return self._xxh3_128.hexdigest()
+        return self.so_far[1]
 
     @property
     def sha256(self) -> str:
@@ -358,7 +368,7 @@ def _texts(
 
 def _decompress(decompressor: Decompressor, data: bytes | memoryview, kind: _Compression, source: str) -> bytes:
     try:
-        return decompressor.decompress(data, _LARGE_PIECE)
+        return decompressor.decompress(data, _MOST_TEXT)
     except MemoryError:
         raise
     except Exception as error:  # each library has an exception of its own

@@ -20,7 +20,7 @@ from proteinlm.sequence.entries import records_of_pieces
 from proteinlm.sequence.fasta import FastaConfig, ReadingTally, total_bytes
 from proteinlm.sequence.record_blocks import ReadingPosition, RecordBlock, blocks_of_records
 from proteinlm.sequence.source_formats import SourceFormat, format_of
-from proteinlm.sequence.text_blocks import BLOCK_BYTES, TextBlock, refuse_second_reading, texts_of_source
+from proteinlm.sequence.text_blocks import BLOCK_BYTES, ReadAhead, TextBlock, refuse_second_reading, texts_of_source
 from proteinlm.sequence.timings import Timings, measured
 
 
@@ -95,12 +95,13 @@ def read_sources(
     start: ReadingPosition | None = None,
     timings: Timings | None = None,
     block_bytes: int = BLOCK_BYTES,
+    ahead: ReadAhead = iter,
 ) -> Iterator[TextBlock | EntriesBlock]:
     """Yield the texts of FASTA files, and the records of other sources, in blocks.
 
     Arguments and errors are those of ``read_source_blocks``, but for what damage scanning and settling
     find. The tally gets the sources with their digests; the records and the treatments are known to who
-    settles the blocks.
+    settles the blocks. What is read and inflated goes through ``ahead``, which may do that in a thread.
     """
     paths = list(paths)
     first = 0 if start is None else start.source
@@ -118,9 +119,13 @@ def read_sources(
                     progress=progress,
                     timings=timings,
                     block_bytes=block_bytes,
+                    ahead=ahead,
                 )
             else:
-                yield from _entries_of_source(path, format, config, tally, progress, position, timings)
+                name = source_name(path)
+                digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
+                pieces = ahead(read_decompressed(path, digest=digest, progress=progress, timings=timings))
+                yield from _entries_of_source(path, pieces, digest, format, config, position)
     finally:
         progress.finish()
 
@@ -145,27 +150,24 @@ def settle_source(
 
 def _entries_of_source(
     path: Path | str,
+    pieces: Iterator[bytes],
+    digest: SourceDigest,
     format: SourceFormat,
     config: FastaConfig,
-    tally: ReadingTally | None,
-    progress: Progress,
     position: ReadingPosition,
-    timings: Timings | None,
 ) -> Iterator[EntriesBlock]:
     if position.text:
         refuse_second_reading(path)
-    name = source_name(path)
-    digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
-    pieces = read_decompressed(path, digest=digest, progress=progress, timings=timings)
     treatments = Counter[str]()
     records = records_of_pieces(path, pieces, format, config, treatments, skip=position.text)
     for block in blocks_of_records(records, source=position.source, start=position):
+        num_bytes_read, digest_read = digest.so_far
         yield EntriesBlock(
             source=position.source,
-            name=name,
+            name=source_name(path),
             records=block,
             treatments=dict(treatments),
-            num_bytes_read=digest.num_bytes,
-            digest_read=digest.xxh3_128,
+            num_bytes_read=num_bytes_read,
+            digest_read=digest_read,
         )
         treatments.clear()

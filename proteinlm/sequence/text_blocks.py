@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +20,8 @@ from proteinlm.sequence.timings import Timings
 BLOCK_BYTES = 1 << 21
 # the last byte of it begins the next record
 _RECORD_END = b"\n>"
+# draws pieces in a thread of its own, or hands them through
+ReadAhead = Callable[[Iterator[bytes]], Iterator[bytes]]
 _Item = TypeVar("_Item")
 
 
@@ -59,11 +61,12 @@ def texts_of_source(
     progress: Progress,
     timings: Timings | None,
     block_bytes: int,
+    ahead: ReadAhead,
 ) -> Iterator[TextBlock]:
     """Yield the text of a FASTA file, after its first ``skipped`` bytes, in blocks of whole records.
 
     The tally gets the source with its digest; the records and the treatments are known to who settles
-    the blocks.
+    the blocks. What is read and inflated goes through ``ahead`` before it is cut.
 
     Raises:
         FastaError: if the file cannot be read or is no FASTA, or is shorter than ``skipped``.
@@ -76,7 +79,7 @@ def texts_of_source(
     pieces = read_decompressed(
         path, digest=digest, progress=progress, plain_piece=block_bytes, plain_mark=_RECORD_END, timings=timings
     )
-    for block in _timed(cutter, pieces, block_bytes, timings):
+    for block in _timed(cutter, ahead(pieces), block_bytes, timings):
         yield block
         if block.holds_nul:
             # settle refuses it, and what follows with it
@@ -235,6 +238,7 @@ class _TextCutter(FastaText):
         yield from texts
 
     def _block(self, parts: Sequence[bytes | memoryview], *, holds_nul: bool = False) -> TextBlock:
+        num_bytes_read, digest_read = self._digest.so_far
         block = TextBlock(
             source=self._source,
             name=self._name,
@@ -243,8 +247,8 @@ class _TextCutter(FastaText):
             num_opening_lines=self._line - 1,
             treatments=dict(self._treatments),
             holds_nul=holds_nul,
-            num_bytes_read=self._digest.num_bytes,
-            digest_read=self._digest.xxh3_128,
+            num_bytes_read=num_bytes_read,
+            digest_read=digest_read,
         )
         self._position += len(block.text)
         self._treatments.clear()
