@@ -20,7 +20,7 @@ _RUN = 1 << 20
 # what is left to the system and to those who need memory meanwhile
 _LEFT = 512 << 20
 # a page in each MiB of addresses is not always one in each MiB of memory, so there may be more rounds
-_MOST_ROUNDS = 5
+_MOST_ROUNDS = 3
 _ENOUGH = 1 << 30
 
 

@@ -1,8 +1,8 @@
 """Ingestion beside parsers that only parse: plain FASTA and gzip, on one core and on two.
 
 The input is the sample's proteins, repeated with fresh identifiers to at least 1 GB. Every run is a
-process of its own, and they take turns; its seconds begin when its libraries are loaded and its
-loops compiled (a small file goes before). Ratios are medians over turns that stood side by side.
+process of its own, and they take turns; it reads everything once before the run that counts, so that its
+libraries are loaded, its loops compiled and its memory at hand. Ratios are medians over turns that stood side by side.
 "write" writes as many bytes as a corpus has to a new file and does nothing else: no ingestion can be faster.
 Parsers that are not installed (pyfastx, needletail) are left out, and the tables then say so.
 Results: ingestion.csv (speeds), ingestion_ratios.csv (the claims), ingestion_stages.csv (where the
@@ -121,7 +121,9 @@ def child(name: str, path: Path, cores: int, small: Path) -> None:
     """Run once in this process and print what it took."""
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        RUNS[name](small, Path(folder) / "warm")
+        RUNS[name](path, Path(folder) / "warm")
+        for warm in Path(folder).glob("warm*"):
+            shutil.rmtree(warm) if warm.is_dir() else warm.unlink()
         start = time.perf_counter()
         found = RUNS[name](path, Path(folder) / "corpus")
         taken = time.perf_counter() - start
