@@ -22,7 +22,7 @@ from proteinlm.corpus.written_shard import WrittenShard
 from proteinlm.errors import ConfigError
 
 # changes when an older state would be gone on with wrongly
-STATE_VERSION = 3
+STATE_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
