@@ -209,6 +209,7 @@ class SourceReading:
 
 def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Draw pieces in a thread, as inflating them takes longer than all else."""
+    # of bytes it is these, not a copy
     return in_order(pieces, bytes, threads=0, room=_PIECES_AHEAD)
 
 

@@ -81,7 +81,7 @@ def scan(block: TextBlock) -> ScannedBlock:
         number, num_lines, num_odd, num_stops, num_lower = scanning.scan_text(text, is_wide(), *filled)
         if number >= 0:
             break
-        capacity, num_identifier_bytes = capacity * 4, len(text) + 1024
+        capacity, num_identifier_bytes = capacity * 4, len(text)
     return ScannedBlock(
         block=block,
         tokens=tokens[: places[1, number]],

@@ -9,19 +9,23 @@ therefore read in the thread that reads, by one entry after the other.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.block_reader import ScannedBlock, scan, settle
-from proteinlm.sequence.compression import SourceDigest, read_decompressed, source_name
+from proteinlm.sequence.compression import PIECE, SourceDigest, can_be_read_again, read_decompressed, source_name
 from proteinlm.sequence.entries import records_of_pieces
 from proteinlm.sequence.fasta import FastaConfig, ReadingTally, total_bytes
 from proteinlm.sequence.record_blocks import ReadingPosition, RecordBlock, blocks_of_records
 from proteinlm.sequence.source_formats import SourceFormat, format_of
-from proteinlm.sequence.text_blocks import BLOCK_BYTES, ReadAhead, TextBlock, refuse_second_reading, texts_of_source
+from proteinlm.sequence.text_blocks import BLOCK_BYTES, RECORD_END, TextBlock, texts_of_pieces
 from proteinlm.sequence.timings import Timings, measured
+
+# draws pieces in a thread of its own, or hands them through
+ReadAhead = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,23 +113,7 @@ def read_sources(
     try:
         for number, path in enumerate(paths[first:], first):
             position = start if start is not None and number == first else ReadingPosition(number, 0, 1, 0, 0)
-            format = format_of(path, sequence_column=config.sequence_column)
-            if format == "fasta":
-                yield from texts_of_source(
-                    number,
-                    path,
-                    position.text,
-                    tally=tally,
-                    progress=progress,
-                    timings=timings,
-                    block_bytes=block_bytes,
-                    ahead=ahead,
-                )
-            else:
-                name = source_name(path)
-                digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
-                pieces = ahead(read_decompressed(path, digest=digest, progress=progress, timings=timings))
-                yield from _entries_of_source(path, pieces, digest, format, config, position)
+            yield from _blocks_of_source(path, position, config, tally, progress, timings, block_bytes, ahead)
     finally:
         progress.finish()
 
@@ -148,7 +136,33 @@ def settle_source(
     return settle(scanned, treatments, config, previous)
 
 
-def _entries_of_source(
+def _blocks_of_source(
+    path: Path | str,
+    position: ReadingPosition,
+    config: FastaConfig,
+    tally: ReadingTally | None,
+    progress: Progress,
+    timings: Timings | None,
+    block_bytes: int,
+    ahead: ReadAhead,
+) -> Iterator[TextBlock | EntriesBlock]:
+    name, format = source_name(path), format_of(path, sequence_column=config.sequence_column)
+    if position.text and not can_be_read_again(path):
+        raise FastaError(f"{name}: cannot be read a second time to go on where reading ended; begin again")
+    digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
+    piece, mark = (block_bytes, RECORD_END) if format == "fasta" else (PIECE, b"")
+    pieces = ahead(
+        read_decompressed(path, digest=digest, progress=progress, plain_piece=piece, plain_mark=mark, timings=timings)
+    )
+    if format != "fasta":
+        yield from _entries_of_pieces(path, pieces, digest, format, config, position)
+        return
+    yield from texts_of_pieces(
+        position.source, name, pieces, digest, skipped=position.text, block_bytes=block_bytes, timings=timings
+    )
+
+
+def _entries_of_pieces(
     path: Path | str,
     pieces: Iterator[bytes],
     digest: SourceDigest,
@@ -156,8 +170,6 @@ def _entries_of_source(
     config: FastaConfig,
     position: ReadingPosition,
 ) -> Iterator[EntriesBlock]:
-    if position.text:
-        refuse_second_reading(path)
     treatments = Counter[str]()
     records = records_of_pieces(path, pieces, format, config, treatments, skip=position.text)
     for block in blocks_of_records(records, source=position.source, start=position):

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from proteinlm.errors import FastaError
-from proteinlm.progress import Progress
-from proteinlm.sequence.compression import SourceDigest, can_be_read_again, read_decompressed, source_name
-from proteinlm.sequence.fasta import ReadingTally
+from proteinlm.sequence.compression import SourceDigest
 from proteinlm.sequence.fasta_text import FastaText, before_nul, last_header, next_header
 from proteinlm.sequence.timings import Timings
 
 # bytes of text after which a block is handed on: few enough for a cache, and so many that threads seldom wait
 BLOCK_BYTES = 1 << 21
 # the last byte of it begins the next record
-_RECORD_END = b"\n>"
-# draws pieces in a thread of its own, or hands them through
-ReadAhead = Callable[[Iterator[bytes]], Iterator[bytes]]
+RECORD_END = b"\n>"
 _Item = TypeVar("_Item")
 
 
@@ -52,44 +47,36 @@ class TextBlock:
     digest_read: str
 
 
-def texts_of_source(
-    number: int,
-    path: Path | str,
-    skipped: int,
+def texts_of_pieces(
+    source: int,
+    name: str,
+    pieces: Iterator[bytes],
+    digest: SourceDigest,
     *,
-    tally: ReadingTally | None,
-    progress: Progress,
-    timings: Timings | None,
+    skipped: int,
     block_bytes: int,
-    ahead: ReadAhead,
+    timings: Timings | None,
 ) -> Iterator[TextBlock]:
-    """Yield the text of a FASTA file, after its first ``skipped`` bytes, in blocks of whole records.
+    """Yield the text of a FASTA source, after its first ``skipped`` bytes, in blocks of whole records.
 
-    The tally gets the source with its digest; the records and the treatments are known to who settles
-    the blocks. What is read and inflated goes through ``ahead`` before it is cut.
+    Args:
+        source: its number, from 0.
+        name: how messages call it.
+        pieces: its text; best cut where records end.
+        digest: of the source as far as it has been read.
+        skipped: where a record begins.
+        block_bytes: text after which a block is handed on.
+        timings: gets the stage ``cut``.
 
     Raises:
-        FastaError: if the file cannot be read or is no FASTA, or is shorter than ``skipped``.
+        FastaError: if it is no FASTA, or is shorter than ``skipped``.
     """
-    name = source_name(path)
-    if skipped:
-        refuse_second_reading(path)
-    digest = SourceDigest(with_sha256=False) if tally is None else tally.begin(name).digest
-    cutter = _TextCutter(number, name, digest, skipped)
-    pieces = read_decompressed(
-        path, digest=digest, progress=progress, plain_piece=block_bytes, plain_mark=_RECORD_END, timings=timings
-    )
-    for block in _timed(cutter, ahead(pieces), block_bytes, timings):
+    cutter = _TextCutter(source, name, digest, skipped)
+    for block in _timed(cutter, pieces, block_bytes, timings):
         yield block
         if block.holds_nul:
             # settle refuses it, and what follows with it
             return
-
-
-def refuse_second_reading(path: Path | str) -> None:
-    """Refuse to go on in standard input or a pipe, whose beginning cannot be passed over."""
-    if not can_be_read_again(path):
-        raise FastaError(f"{source_name(path)}: cannot be read a second time to go on where reading ended; begin again")
 
 
 def _timed(
@@ -126,7 +113,7 @@ def _regrouped(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
             if 2 * num_gathered >= size:
                 last = gathered.pop()
                 # 0 where there is none
-                cut = 0 if piece.startswith(b">") and last.endswith(b"\n") else last.rfind(_RECORD_END) + 1
+                cut = 0 if piece.startswith(b">") and last.endswith(b"\n") else last.rfind(RECORD_END) + 1
                 yield _joined([*gathered, memoryview(last)[:cut] if cut else last])
                 gathered = [last[cut:]] if cut else []
                 num_gathered = sum(map(len, gathered))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proteinlm.errors import FastaError
-from proteinlm.sequence import text_blocks
+from proteinlm.sequence import source_blocks
 from proteinlm.sequence.compression import read_decompressed
 from proteinlm.sequence.fasta import FastaConfig, ReadingTally
 from proteinlm.sequence.source_blocks import read_source_blocks, read_sources, scan_source, settle_source
@@ -201,7 +201,7 @@ def test_blocks_of_a_plain_file_are_what_was_read_of_it_without_a_copy(tmp_path,
             pieces.append(piece)
             yield piece
 
-    monkeypatch.setattr(text_blocks, "read_decompressed", read)
+    monkeypatch.setattr(source_blocks, "read_decompressed", read)
     texts = [block.text for block in read_sources([path], config=FastaConfig(), block_bytes=30_000)]
     assert b"".join(texts) == text
     assert sum(any(one is piece for piece in pieces) for one in texts) >= len(texts) - 4 > 5
@@ -212,7 +212,7 @@ def test_whole_records_come_before_a_failure_wherever_what_was_read_ends(tmp_pat
         yield from (b">a\n" + b"MK\n" * 20, b">b\nMK\n>c\nMK\n", b"M" * 40 + b"\n", b"MK\n")
         raise FastaError("cut off")
 
-    monkeypatch.setattr(text_blocks, "read_decompressed", read)
+    monkeypatch.setattr(source_blocks, "read_decompressed", read)
     path = tmp_path / "cut_off.fasta"
     path.write_bytes(b">")
     found = []
