@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from proc_files import proc_bytes
+
 # tells the benchmarks that it is so
 VARIABLE = "BENCHMARK_MEMORY_IS_HELD"
 _RUN = 1 << 20
@@ -29,7 +31,7 @@ def held_memory() -> Iterator[None]:
     """Keep free memory from being handed back to a host; takes a minute or two for 20 GB."""
     with ExitStack() as held:
         for _ in range(_MOST_ROUNDS):
-            size = max(_free_bytes() - _LEFT, _RUN) // _RUN * _RUN
+            size = max(proc_bytes("meminfo", "MemFree") - _LEFT, _RUN) // _RUN * _RUN
             print(f"touching {size / 1e9:.1f} GB of free memory, so that it stays", flush=True)
             _hold(held.enter_context(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)))
             if _bytes_in_long_runs() < _ENOUGH:
@@ -48,11 +50,6 @@ def _hold(memory: mmap.mmap) -> None:
         memory[place] = 1
     for start in range(0, len(memory), _RUN):
         memory.madvise(mmap.MADV_DONTNEED, start + mmap.PAGESIZE, _RUN - mmap.PAGESIZE)
-
-
-def _free_bytes() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemFree:"))
 
 
 def _bytes_in_long_runs() -> int:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from machine import describe
 from measuring import RESULTS, Row, markdown, ratio, write_rows
+from proc_files import proc_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_manifests" / "sample" / "uniprotkb_sample.fasta.xz"
@@ -117,23 +118,21 @@ RUNS: dict[str, Callable[[Path, Path], object]] = {
 OPTIONAL = ["needletail", "pyfastx"]
 
 
-def child(name: str, path: Path, cores: int, small: Path) -> None:
-    """Run once in this process and print what it took."""
+def child(name: str, path: Path, cores: int) -> None:
+    """Run twice in this process and print what the second run took."""
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        RUNS[name](path, Path(folder) / "warm")
-        for warm in Path(folder).glob("warm*"):
-            shutil.rmtree(warm) if warm.is_dir() else warm.unlink()
-        start = time.perf_counter()
-        found = RUNS[name](path, Path(folder) / "corpus")
-        taken = time.perf_counter() - start
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    for _ in range(2):
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            start = time.perf_counter()
+            found = RUNS[name](path, Path(folder) / "corpus")
+            taken = time.perf_counter() - start
+    peak = proc_bytes("self/status", "VmHWM")
     stages = found if isinstance(found, dict) else {}
-    print(json.dumps({"seconds": taken, "peak": int(peak.split()[1]) * 1024, "stages": stages}))
+    print(json.dumps({"seconds": taken, "peak": peak, "stages": stages}))
 
 
-def measured(name: str, path: Path, cores: int, small: Path) -> Row:
-    command = [sys.executable, __file__, name, str(path), str(cores), str(small)]
+def measured(name: str, path: Path, cores: int) -> Row:
+    command = [sys.executable, __file__, name, str(path), str(cores)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: Row = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -151,9 +150,8 @@ def copies(num_bytes: int) -> Iterator[bytes]:
         written, turn = written + len(text), turn + 1
 
 
-def make_inputs(folder: Path) -> tuple[Path, Path, Path, Path, int]:
+def make_inputs(folder: Path) -> tuple[Path, Path, int]:
     plain, packed = folder / "plain.fasta", folder / "packed.fasta.gz"
-    small, small_packed = folder / "small.fasta", folder / "small.fasta.gz"
     packer = zlib.compressobj(6, wbits=31)
     num_records = 0
     with plain.open("wb") as file, packed.open("wb") as gzip:
@@ -162,15 +160,12 @@ def make_inputs(folder: Path) -> tuple[Path, Path, Path, Path, int]:
             gzip.write(packer.compress(text))
             num_records += text.count(b">")
         gzip.write(packer.flush())
-    first = next(copies(1))
-    small.write_bytes(first)
-    small_packed.write_bytes(zlib.compress(first, 6, wbits=31))
-    return plain, packed, small, small_packed, num_records
+    return plain, packed, num_records
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        plain, packed, small, small_packed, num_records = make_inputs(Path(folder))
+        plain, packed, num_records = make_inputs(Path(folder))
         present = [name for name in RUNS if name not in OPTIONAL or importlib.util.find_spec(name)]
         cells = [(name, plain, cores) for name in present if name != "igzip" for cores in (1, 2)]
         cells = [cell for cell in cells if cell[2] == 1 or cell[0].startswith("ingest")]
@@ -178,11 +173,10 @@ def main() -> None:
         taken: dict[tuple[str, str, int], list[Row]] = {}
         for turn in range(TURNS):
             for name, path, cores in cells:
-                warm = small if path is plain else small_packed
-                taken.setdefault((name, path.suffix, cores), []).append(measured(name, path, cores, warm))
+                taken.setdefault((name, path.suffix, cores), []).append(measured(name, path, cores))
                 print(turn, name, path.suffix, cores, taken[name, path.suffix, cores][-1], flush=True)
         report(taken, plain.stat().st_size, packed.stat().st_size, num_records)
-        write_rows("ingestion_memory", memory(plain, small, Path(folder)))
+        write_rows("ingestion_memory", memory(plain, Path(folder)))
     extra = {"num_records": num_records, "absent": [name for name in OPTIONAL if name not in present]}
     (RESULTS / "ingestion.machine.json").write_text(json.dumps(describe() | extra, indent=2) + "\n")
 
@@ -249,7 +243,7 @@ def stage_rows(taken: dict[tuple[str, str, int], list[Row]]) -> list[Row]:
     return rows
 
 
-def memory(plain: Path, small: Path, folder: Path) -> list[Row]:
+def memory(plain: Path, folder: Path) -> list[Row]:
     """Return the peak memory of an input and of one four times as large."""
     large = folder / "large.fasta"
     with large.open("wb") as file:
@@ -259,7 +253,7 @@ def memory(plain: Path, small: Path, folder: Path) -> list[Row]:
     rows: list[Row] = []
     for name in ("ingest", "ingest, duplicates counted"):
         for path in (plain, large):
-            found = measured(name, path, 2, small)
+            found = measured(name, path, 2)
             rows.append(
                 {"run": name, "input_MB": path.stat().st_size // 10**6, "peak_MB": int(str(found["peak"])) // 10**6}
             )
@@ -292,6 +286,6 @@ def projection(times: dict[tuple[str, str, int], list[float]], num_bytes: int, n
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        child(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+        child(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
     else:
         main()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from machine import describe
+from proc_files import proc_bytes
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -88,16 +89,11 @@ def process_peak(run: Run) -> tuple[int, int]:
     """Return by how much a run raises the peak memory of this process, and that peak; for a fresh process."""
     # getrusage would also count the peak of the process that started this one
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status_bytes("VmRSS")
+    before = proc_bytes("self/status", "VmRSS")
     kept = run()
-    peak = _status_bytes("VmHWM")
+    peak = proc_bytes("self/status", "VmHWM")
     del kept
     return peak - before, peak
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
