@@ -97,20 +97,56 @@ def _skipped(text: Any, here: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _body(text: Any, here: Any, tokens: Any, at: Any, wide: Any) -> Any:
+def _equal_lines(text: Any, here: Any, tokens: Any, at: Any, width: Any) -> Any:
+    """Translate lines of exactly ``width`` residues, at most 63, as long as one follows another.
+
+    The processor takes up the next line before it knows what stands in this one, as its place depends on
+    nothing that is found here.
+
+    Returns:
+        what _body does, but for whether the next record follows.
+    """
+    source, target = address_of(text), address_of(tokens)
+    end = np.uint64(1) << np.uint64(width)
+    before = end - np.uint64(1)
+    num_lines = num_ambiguous = num_lower = 0
+    while here + WIDTH <= len(text):
+        without, ambiguous, lower = translate(source + np.uint64(here), target + np.uint64(at))
+        if without & (end | before) != end or text[here + width] != _LINE_FEED:
+            break
+        if (ambiguous | lower) & before:
+            num_ambiguous += num_bits(ambiguous & before)
+            num_lower += num_bits(lower & before)
+        here += width + 1
+        at += width
+        num_lines += 1
+    return here, at, num_lines, num_ambiguous, num_lower
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _body(text: Any, here: Any, tokens: Any, at: Any, wide: Any, width: Any) -> Any:
     """Translate sequence lines up to the next record or the first byte without a token.
+
+    Args:
+        width: residues of the longest line so far that fits into one step; 0 if there was none.
 
     Returns:
         where that is, whether it is the next record, the end of the tokens, the number of lines,
-        of ambiguous residues and of residues in lower case.
+        of ambiguous residues and of residues in lower case, and the new ``width``.
     """
     source, target, size = address_of(text), address_of(tokens), len(text)
     num_lines = num_ambiguous = num_lower = 0
-    is_line_start = True
+    line_start = here
     while here < size:
-        if is_line_start and text[here] == _GREATER:
-            break
-        is_line_start = False
+        if here == line_start:
+            if wide and width:
+                here, at, num_more, ambiguous, lower = _equal_lines(text, here, tokens, at, width)
+                num_lines += num_more
+                num_ambiguous += ambiguous
+                num_lower += lower
+                line_start = here
+            if here == size or text[here] == _GREATER:
+                break
         if wide and here + WIDTH <= size:
             without, ambiguous, lower = translate(source + np.uint64(here), target + np.uint64(at))
             length = WIDTH
@@ -136,11 +172,13 @@ def _body(text: Any, here: Any, tokens: Any, at: Any, wide: Any) -> Any:
                 at += 1
                 continue
         if text[here] != _LINE_FEED:
-            return here, False, at, num_lines, num_ambiguous, num_lower
+            return here, False, at, num_lines, num_ambiguous, num_lower, width
+        if width < here - line_start < WIDTH:
+            width = here - line_start
         num_lines += 1
         here += 1
-        is_line_start = True
-    return here, True, at, num_lines, num_ambiguous, num_lower
+        line_start = here
+    return here, True, at, num_lines, num_ambiguous, num_lower, width
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -202,14 +240,16 @@ def scan_text(
         the numbers of records, -1 where there is no room for them or their identifiers, of lines, of records
         that are not plain, of stops that were taken away at the ends of the others, and of residues in lower case.
     """
-    here = at = name = line = number = num_odd = all_stops = all_lower = 0
+    here = at = name = line = number = num_odd = all_stops = all_lower = width = 0
     places[:, 0] = 0
     while here < len(text):
         identifier_end, header_end, is_fragment = _header(text, here + 1)
         if number == len(marks) or name + identifier_end - here - 1 > len(identifiers):
             return -1, 0, 0, 0, 0
         is_plain = identifier_end > here + 1 and text[identifier_end] in (_BLANK, _LINE_FEED, _TAB, _JOINT)
-        following, is_whole, end, num_lines, num_ambiguous, num_lower = _body(text, header_end + 1, tokens, at, wide)
+        following, is_whole, end, num_lines, num_ambiguous, num_lower, width = _body(
+            text, header_end + 1, tokens, at, wide, width
+        )
         num_stops = 0
         if not is_whole:
             following, is_whole, num_stop_lines, num_stops = _stops(text, following)
@@ -221,7 +261,7 @@ def scan_text(
                 address_of(identifiers) + np.uint64(name), address_of(text) + np.uint64(here + 1), name_end - name
             )
             digests[0, number, 0], digests[0, number, 1] = xxh3_128(tokens, at, end)
-            digests[1, number, 0], digests[1, number, 1] = _accession_hash(identifiers, name, name_end)
+            digests[1, number, 0], digests[1, number, 1] = _accession_hash(text, here + 1, identifier_end)
             counts[NUM_PREDICTABLE, number] = _num_predictable(tokens, at, end) if num_ambiguous else end - at
             counts[NUM_AMBIGUOUS, number], counts[NUM_LOWER, number] = num_ambiguous, num_lower
             marks[number] = FRAGMENT * is_fragment | NUCLEOTIDES * _looks_like_nucleotides(tokens, at, end)
