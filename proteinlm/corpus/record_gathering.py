@@ -11,10 +11,13 @@ import numpy as np
 from numba import njit
 
 from proteinlm.sequence.addresses import address_of, copy_bytes
-from proteinlm.sequence.token_counts import TokenCounter, count_pairs, pairs_of
+from proteinlm.sequence.token_counts import TokenCounter, add_counts, pairs_of
+from proteinlm.sequence.token_planes import can_count_planes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from proteinlm.sequence.token_counts import Counters
 
 
 def group_records(
@@ -111,7 +114,7 @@ def gather_tokens(
 ) -> NDArray[np.uint8]:
     """Return the tokens of some records, one after the other, and count them; arguments as for ``copy_records``."""
     target = np.empty(size_of_records(offsets, numbers), dtype=np.uint8)
-    counted = pairs_of(target), *counter.tables_for(len(target))
+    counted = pairs_of(target), can_count_planes(), counter.counters_for(len(target))
     _gather_tokens(tokens, offsets, numbers, target, ends, start, counted)
     return target
 
@@ -124,7 +127,7 @@ def _gather_tokens(
     target: NDArray[np.uint8],
     ends: NDArray[np.int64],
     start: int,
-    counted: tuple[NDArray[np.uint16], NDArray[np.uint32], NDArray[np.uint32]],
+    counted: tuple[NDArray[np.uint16], bool, Counters],
 ) -> None:
     copy_records(tokens, offsets, numbers, target, ends, start)
-    count_pairs(target, *counted)
+    add_counts(target, *counted)
