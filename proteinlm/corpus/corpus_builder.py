@@ -164,6 +164,15 @@ class CorpusBuilder:
         """Return the reasons, and list and count what is dropped or odd."""
         num_noted = self._screen.num_nucleotides
         codes = self._screen.judge(block)
+        # most blocks have nothing to tell
+        if codes.any() or self._screen.num_nucleotides > num_noted:
+            self._list(block, codes, num_noted)
+        if block.substitutions:
+            self._substitutions.update(total_of(block.substitutions, codes == 0))
+        return codes
+
+    def _list(self, block: RecordBlock, codes: NDArray[np.uint8], num_noted: int) -> None:
+        """List the records that are dropped, and those that are noted as long as ``num_noted`` were not too many."""
         odd = np.flatnonzero(nucleotides(block, codes))[: max(0, MOST_NOTED - num_noted)]
         listed = np.concatenate([np.flatnonzero(codes), odd])
         for number in np.sort(listed).tolist():
@@ -174,8 +183,6 @@ class CorpusBuilder:
                     outcome, reason or NUCLEOTIDES, block.source, int(block.lines[number]), block.identifier(number)
                 )
             )
-        self._substitutions.update(total_of(block.substitutions, codes == 0))
-        return codes
 
     def _placed(
         self,
