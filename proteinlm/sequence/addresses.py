@@ -31,3 +31,20 @@ def copy_bytes(_typing: Any, _target: Any, _source: Any, _count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.uint64, types.int64), generate
+
+
+def _reader(bits: int) -> Any:
+    """Return what reads an unaligned little-endian word of so many bits at an address, as uint64."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def read(_typing: Any, _address: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            place = builder.inttoptr(arguments[0], ir.IntType(bits).as_pointer())
+            return builder.zext(builder.load(place, align=1), ir.IntType(64))
+
+        return types.uint64(types.uint64), generate
+
+    return read
+
+
+read_8, read_32, read_64 = _reader(8), _reader(32), _reader(64)

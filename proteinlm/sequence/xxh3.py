@@ -20,13 +20,13 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from proteinlm.sequence.addresses import address_of
+from proteinlm.sequence.addresses import address_of, read_8, read_32, read_64
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _U = np.uint64
-_SECRET = np.frombuffer(
+SECRET = np.frombuffer(
     bytes.fromhex(
         "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"
         "cb79e64eccc0e578825ad07dccff7221b8084674f743248ee03590e6813a264c"
@@ -39,7 +39,7 @@ _SECRET = np.frombuffer(
 )
 _SECRET_SIZE = 192
 _STRIPE = 64
-_BLOCK = 1024  # bytes after which the accumulators are scrambled: 16 stripes, 8 bytes of the secret each
+BLOCK = 1024  # bytes after which the accumulators are scrambled: 16 stripes, 8 bytes of the secret each
 
 _PRIME32_1 = _U(0x9E3779B1)
 _PRIME32_2 = _U(0x85EBCA77)
@@ -52,6 +52,10 @@ _PRIME64_5 = _U(0x27D4EB2F165667C5)
 _PRIME_MX1 = _U(0x165667919E3779F9)
 _PRIME_MX2 = _U(0x9FB21C651E98DF25)
 _LOW_32 = _U(0xFFFFFFFF)
+FIRST_ACCUMULATORS = (
+    *(_PRIME32_3, _PRIME64_1, _PRIME64_2, _PRIME64_3),
+    *(_PRIME64_4, _PRIME32_2, _PRIME64_5, _PRIME32_1),
+)
 
 _I64 = ir.IntType(64)
 _LANES = ir.VectorType(_I64, 8)
@@ -60,22 +64,6 @@ _ACCUMULATORS = types.UniTuple(types.uint64, 8)
 
 def _load(builder: Any, address: Any, kind: Any) -> Any:
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
-
-
-def _reader(bits: int) -> Any:
-    """Return what reads an unaligned word of so many bits at an address."""
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def read(typing_context: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.zext(_load(builder, arguments[0], ir.IntType(bits)), _I64)
-
-        return types.uint64(types.uint64), generate
-
-    return read
-
-
-_read8, _read32, _read64 = _reader(8), _reader(32), _reader(64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -105,7 +93,7 @@ def _product(typing_context: Any, left: Any, right: Any) -> Any:
 @intrinsic  # type: ignore[untyped-decorator]
 def _seeded_secret(typing_context: Any, seed: Any) -> Any:
     """Return the address of the secret of a seed, on the stack of the caller."""
-    secret = _SECRET.view("<u8").tolist()
+    secret = SECRET.view("<u8").tolist()
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = cgutils.alloca_once(builder, ir.ArrayType(_I64, len(secret)))
@@ -211,59 +199,84 @@ def _rotated(word: Any, bits: Any) -> Any:
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _mixed(text: Any, secret: Any, seed: Any) -> Any:
-    left = _read64(text) ^ (_read64(secret) + seed)
-    right = _read64(text + _U(8)) ^ (_read64(secret + _U(8)) - seed)
+    left = read_64(text) ^ (read_64(secret) + seed)
+    right = read_64(text + _U(8)) ^ (read_64(secret + _U(8)) - seed)
     return _folded(left, right)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _first_middle_last(text: Any, size: Any) -> Any:
-    first, middle, last = _read8(text), _read8(text + (size >> _U(1))), _read8(text + size - _U(1))
+    first, middle, last = read_8(text), read_8(text + (size >> _U(1))), read_8(text + size - _U(1))
     return (first << _U(16)) | (middle << _U(24)) | last | (size << _U(8))
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _merged(accumulators: Any, secret: Any, start: Any) -> Any:
     a, b, c, d, e, f, g, h = accumulators
-    result = start + _folded(a ^ _read64(secret), b ^ _read64(secret + _U(8)))
-    result += _folded(c ^ _read64(secret + _U(16)), d ^ _read64(secret + _U(24)))
-    result += _folded(e ^ _read64(secret + _U(32)), f ^ _read64(secret + _U(40)))
-    result += _folded(g ^ _read64(secret + _U(48)), h ^ _read64(secret + _U(56)))
+    result = start + _folded(a ^ read_64(secret), b ^ read_64(secret + _U(8)))
+    result += _folded(c ^ read_64(secret + _U(16)), d ^ read_64(secret + _U(24)))
+    result += _folded(e ^ read_64(secret + _U(32)), f ^ read_64(secret + _U(40)))
+    result += _folded(g ^ read_64(secret + _U(48)), h ^ read_64(secret + _U(56)))
     return _avalanche(result)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def accumulate_blocks(text: Any, num_blocks: Any, secret: Any, found: Any) -> Any:
+    """Return the accumulators ``found`` after so many blocks; at least one more byte must follow."""
+    for number in range(num_blocks):
+        found = _accumulate(text + _U(number * BLOCK), secret, _U(BLOCK // _STRIPE), found)
+        found = _scramble(secret + _U(_SECRET_SIZE - _STRIPE), found)
+    return found
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def accumulate_end(text: Any, size: Any, secret: Any, found: Any) -> Any:
+    """Return the accumulators after the last bytes, 1 to 1,024; of fewer than 64 those before are read again."""
+    found = _accumulate(text, secret, (size - _U(1)) // _U(_STRIPE), found)
+    return _accumulate(text + size - _U(_STRIPE), secret + _U(_SECRET_SIZE - _STRIPE - 7), _U(1), found)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _accumulators(text: Any, size: Any, secret: Any) -> Any:
     """Return the accumulators of a text of more than 240 bytes."""
-    found = (_U(_PRIME32_3), _PRIME64_1, _PRIME64_2, _PRIME64_3, _PRIME64_4, _U(_PRIME32_2), _PRIME64_5, _PRIME32_1)
-    end_of_secret = secret + _U(_SECRET_SIZE - _STRIPE)
-    end = text + size
-    while end - text > _U(_BLOCK):
-        found = _scramble(end_of_secret, _accumulate(text, secret, _U(_BLOCK // _STRIPE), found))
-        text += _U(_BLOCK)
-    found = _accumulate(text, secret, (end - text - _U(1)) // _U(_STRIPE), found)
-    return _accumulate(end - _U(_STRIPE), end_of_secret - _U(7), _U(1), found)
+    num_blocks = (size - _U(1)) // _U(BLOCK)
+    found = accumulate_blocks(text, num_blocks, secret, FIRST_ACCUMULATORS)
+    before = num_blocks * _U(BLOCK)
+    return accumulate_end(text + before, size - before, secret, found)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def ending_64(found: Any, size: Any, secret: Any) -> Any:
+    """Return the 64-bit hash for the accumulators of a text of more than 240 bytes."""
+    return _merged(found, secret + _U(11), size * _PRIME64_1)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def ending_128(found: Any, size: Any, secret: Any) -> Any:
+    """Return the halves of the 128-bit hash for the accumulators of a text of more than 240 bytes."""
+    high = _merged(found, secret + _U(_SECRET_SIZE - _STRIPE - 11), ~(size * _PRIME64_2))
+    return ending_64(found, size, secret), high
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _short_64(text: Any, size: Any, secret: Any, seed: Any) -> Any:
     """Return the hash of at most 16 bytes."""
     if size > _U(8):
-        low = _read64(text) ^ ((_read64(secret + _U(24)) ^ _read64(secret + _U(32))) + seed)
-        high = _read64(text + size - _U(8)) ^ ((_read64(secret + _U(40)) ^ _read64(secret + _U(48))) - seed)
+        low = read_64(text) ^ ((read_64(secret + _U(24)) ^ read_64(secret + _U(32))) + seed)
+        high = read_64(text + size - _U(8)) ^ ((read_64(secret + _U(40)) ^ read_64(secret + _U(48))) - seed)
         return _avalanche(size + swap64(low) + high + _folded(low, high))
     if size >= _U(4):
         seed ^= swap64(seed & _LOW_32) & ~_LOW_32
-        word = _read32(text + size - _U(4)) + (_read32(text) << _U(32))
-        word ^= (_read64(secret + _U(8)) ^ _read64(secret + _U(16))) - seed
+        word = read_32(text + size - _U(4)) + (read_32(text) << _U(32))
+        word ^= (read_64(secret + _U(8)) ^ read_64(secret + _U(16))) - seed
         word ^= _rotated(word, _U(49)) ^ _rotated(word, _U(24))
         word *= _PRIME_MX2
         word = (word ^ ((word >> _U(35)) + size)) * _PRIME_MX2
         return word ^ (word >> _U(28))
     if size:
-        flips = (_read32(secret) ^ _read32(secret + _U(4))) + seed
+        flips = (read_32(secret) ^ read_32(secret + _U(4))) + seed
         return _strong_avalanche(_first_middle_last(text, size) ^ flips)
-    return _strong_avalanche(seed ^ _read64(secret + _U(56)) ^ _read64(secret + _U(64)))
+    return _strong_avalanche(seed ^ read_64(secret + _U(56)) ^ read_64(secret + _U(64)))
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -289,32 +302,32 @@ def _middle_64(text: Any, size: Any, secret: Any, seed: Any) -> Any:
 def xxh3_64(array: Any, start: int, end: int, seed: Any) -> Any:
     """Return the 64-bit hash, a uint64, of ``array[start:end]``; ``array`` is uint8, ``seed`` a uint64."""
     text, size = address_of(array) + _U(start), _U(end - start)
-    secret = address_of(_SECRET)
+    secret = address_of(SECRET)
     if size <= _U(16):
         return _short_64(text, size, secret, seed)
     if size <= _U(240):
         return _middle_64(text, size, secret, seed)
     if seed:
         secret = _seeded_secret(seed)
-    return _merged(_accumulators(text, size, secret), secret + _U(11), size * _PRIME64_1)
+    return ending_64(_accumulators(text, size, secret), size, secret)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _short_128(text: Any, size: Any, secret: Any) -> Any:
     """Return the halves of the hash of at most 16 bytes."""
     if size > _U(8):
-        first, last = _read64(text), _read64(text + size - _U(8))
-        flips = _read64(secret + _U(32)) ^ _read64(secret + _U(40))
+        first, last = read_64(text), read_64(text + size - _U(8))
+        flips = read_64(secret + _U(32)) ^ read_64(secret + _U(40))
         low, high = _product(first ^ last ^ flips, _PRIME64_1)
         low += (size - _U(1)) << _U(54)
-        last ^= _read64(secret + _U(48)) ^ _read64(secret + _U(56))
+        last ^= read_64(secret + _U(48)) ^ read_64(secret + _U(56))
         high += last + (last & _LOW_32) * (_PRIME32_2 - _U(1))
         low ^= swap64(high)
         low, carried = _product(low, _PRIME64_2)
         return _avalanche(low), _avalanche(carried + high * _PRIME64_2)
     if size >= _U(4):
-        word = _read32(text) + (_read32(text + size - _U(4)) << _U(32))
-        word ^= _read64(secret + _U(16)) ^ _read64(secret + _U(24))
+        word = read_32(text) + (read_32(text + size - _U(4)) << _U(32))
+        word ^= read_64(secret + _U(16)) ^ read_64(secret + _U(24))
         low, high = _product(word, _PRIME64_1 + (size << _U(2)))
         high += low << _U(1)
         low ^= high >> _U(3)
@@ -324,20 +337,20 @@ def _short_128(text: Any, size: Any, secret: Any) -> Any:
         word = _first_middle_last(text, size)
         swapped = swap64(word) >> _U(32)
         turned = ((swapped << _U(13)) | (swapped >> _U(19))) & _LOW_32
-        low = word ^ _read32(secret) ^ _read32(secret + _U(4))
-        high = turned ^ _read32(secret + _U(8)) ^ _read32(secret + _U(12))
+        low = word ^ read_32(secret) ^ read_32(secret + _U(4))
+        high = turned ^ read_32(secret + _U(8)) ^ read_32(secret + _U(12))
         return _strong_avalanche(low), _strong_avalanche(high)
-    low = _read64(secret + _U(64)) ^ _read64(secret + _U(72))
-    high = _read64(secret + _U(80)) ^ _read64(secret + _U(88))
+    low = read_64(secret + _U(64)) ^ read_64(secret + _U(72))
+    high = read_64(secret + _U(80)) ^ read_64(secret + _U(88))
     return _strong_avalanche(low), _strong_avalanche(high)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _mixed_pair(low: Any, high: Any, first: Any, second: Any, secret: Any, seed: Any) -> Any:
     low += _mixed(first, secret, seed)
-    low ^= _read64(second) + _read64(second + _U(8))
+    low ^= read_64(second) + read_64(second + _U(8))
     high += _mixed(second, secret + _U(16), seed)
-    high ^= _read64(first) + _read64(first + _U(8))
+    high ^= read_64(first) + read_64(first + _U(8))
     return low, high
 
 
@@ -367,15 +380,12 @@ def _middle_128(text: Any, size: Any, secret: Any) -> Any:
 def xxh3_128(array: Any, start: int, end: int) -> Any:
     """Return the low and the high half, uint64, of the 128-bit hash of ``array[start:end]``, uint8."""
     text, size = address_of(array) + _U(start), _U(end - start)
-    secret = address_of(_SECRET)
+    secret = address_of(SECRET)
     if size <= _U(16):
         return _short_128(text, size, secret)
     if size <= _U(240):
         return _middle_128(text, size, secret)
-    found = _accumulators(text, size, secret)
-    low = _merged(found, secret + _U(11), size * _PRIME64_1)
-    high = _merged(found, secret + _U(_SECRET_SIZE - _STRIPE - 11), ~(size * _PRIME64_2))
-    return low, high
+    return ending_128(_accumulators(text, size, secret), size, secret)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
