@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from proteinlm.sequence.accession_bounds import accession_bounds
+from proteinlm.sequence.addresses import address_of
 from proteinlm.sequence.xxh3 import swap64, xxh3_64, xxh3_128
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def hash_rows(
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _hash_rows(text: Any, num_columns: Any, group: Any, member: Any, seed: Any, groups: Any, members: Any) -> Any:
-    position = 0
+    position, base = 0, address_of(text)
     for row in range(len(groups)):
         column = 0
         start = position
@@ -64,10 +65,10 @@ def _hash_rows(text: Any, num_columns: Any, group: Any, member: Any, seed: Any, 
             position += 1
         if column != num_columns or group_start == group_end or member_start == member_end:
             return row
-        group_start, group_end = accession_bounds(text, group_start, group_end)
-        groups[row] = xxh3_64(text, group_start, group_end, seed)
-        member_start, member_end = accession_bounds(text, member_start, member_end)
-        members[row] = xxh3_128(text, member_start, member_end)[0]
+        group_start, group_end = accession_bounds(base, group_start, group_end)
+        groups[row] = xxh3_64(base, group_start, group_end, seed)
+        member_start, member_end = accession_bounds(base, member_start, member_end)
+        members[row] = xxh3_128(base, member_start, member_end)[0]
     return len(groups)
 
 
@@ -89,9 +90,10 @@ def hash_accessions(
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _hash_accessions(identifiers: Any, offsets: Any, which: Any, seed: Any, found: Any) -> None:
+    base = address_of(identifiers)
     for place, record in enumerate(which):
-        start, end = accession_bounds(identifiers, offsets[record], offsets[record + 1])
-        found[place] = xxh3_64(identifiers, start, end, seed)
+        start, end = accession_bounds(base, offsets[record], offsets[record + 1])
+        found[place] = xxh3_64(base, start, end, seed)
 
 
 def are_of_uniref(
@@ -130,4 +132,4 @@ def _hash_pairs(pairs: Any, rows: Any, seed: Any, found: Any) -> None:
     for place in range(len(rows)):
         low, high = pairs[rows[place]]
         text[0], text[1] = swap64(high), swap64(low)
-        found[place] = xxh3_64(text, 0, 16, seed)
+        found[place] = xxh3_64(address_of(text), 0, 16, seed)

@@ -1,4 +1,8 @@
-"""Bytes at addresses, for compiled loops."""
+"""Bytes at addresses, for compiled loops.
+
+An array that is handed to a compiled function is counted as in use, two locked instructions; where that is done
+for each record, an address is handed over instead. Whoever has the array keeps it alive.
+"""
 
 from __future__ import annotations
 
@@ -48,3 +52,14 @@ def _reader(bits: int) -> Any:
 
 
 read_8, read_32, read_64 = _reader(8), _reader(32), _reader(64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def byte_at(_typing: Any, _address: Any, _place: Any) -> Any:
+    """Return the byte, uint8, that stands ``place``, int64, bytes behind an address."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(builder.add(*arguments), ir.IntType(8).as_pointer())
+        return builder.load(place, align=1)
+
+    return types.uint8(types.uint64, types.int64), generate

@@ -5,6 +5,9 @@ of their own, in either case, and stops at the end, which no setting treats in d
 record that holds anything else, or whose identifier is unusual, is only marked NOT_PLAIN; its
 treatment is defined by the parser of proteinlm.sequence.fasta.
 
+``text``, ``tokens`` and ``names`` of the functions below are addresses, as ``addresses`` says why; ``size`` is that of
+the text.
+
 Sequence lines are translated 64 bytes at a time where proteinlm.sequence.wide_bytes can for this
 processor, and byte by byte elsewhere, at about a third of the speed.
 """
@@ -17,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from proteinlm.sequence.accession_bounds import accession_bounds
-from proteinlm.sequence.addresses import address_of, copy_bytes
+from proteinlm.sequence.addresses import address_of, byte_at, copy_bytes
 from proteinlm.sequence.alphabet import STANDARD, TOKENS
 from proteinlm.sequence.record_blocks import FRAGMENT, NUCLEOTIDES
 from proteinlm.sequence.wide_bytes import (
@@ -46,58 +49,57 @@ LINE, NUM_PREDICTABLE, NUM_AMBIGUOUS, NUM_LOWER = range(4)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _is_fragment_at(text: Any, position: Any) -> Any:
-    if position + len(_FRAGMENT) > len(text):
+def _is_fragment_at(text: Any, size: Any, position: Any) -> Any:
+    if position + len(_FRAGMENT) > size:
         return False
     num_equal = 1
-    while num_equal < len(_FRAGMENT) and text[position + num_equal] == _FRAGMENT[num_equal]:
+    while num_equal < len(_FRAGMENT) and byte_at(text, position + num_equal) == _FRAGMENT[num_equal]:
         num_equal += 1
     return num_equal == len(_FRAGMENT)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _header(text: Any, start: Any) -> Any:
+def _header(text: Any, size: Any, start: Any) -> Any:
     """Return the ends of the identifier and of the line, and whether the rest says (Fragment."""
-    base, size = address_of(text), len(text)
     identifier_end, is_fragment = -1, False
     here = start
     while here + WIDTH <= size:
-        ends, feeds, brackets = header_masks(base + np.uint64(here))
+        ends, feeds, brackets = header_masks(text + np.uint64(here))
         if identifier_end < 0 and ends:
             identifier_end = here + first_bit(ends)
         if feeds:
             brackets &= (feeds & (~feeds + np.uint64(1))) - np.uint64(1)
         while brackets:
             position = here + first_bit(brackets)
-            is_fragment |= -1 < identifier_end < position and _is_fragment_at(text, position)
+            is_fragment |= -1 < identifier_end < position and _is_fragment_at(text, size, position)
             brackets &= brackets - np.uint64(1)
         if feeds:
             return identifier_end, here + first_bit(feeds), is_fragment
         here += WIDTH
-    while text[here] != _LINE_FEED:
-        if identifier_end < 0 and (text[here] <= _BLANK or text[here] >= 128):
+    while byte_at(text, here) != _LINE_FEED:
+        if identifier_end < 0 and (byte_at(text, here) <= _BLANK or byte_at(text, here) >= 128):
             identifier_end = here
-        if text[here] == _BRACKET and -1 < identifier_end < here:
-            is_fragment |= _is_fragment_at(text, here)
+        if byte_at(text, here) == _BRACKET and -1 < identifier_end < here:
+            is_fragment |= _is_fragment_at(text, size, here)
         here += 1
     return (here if identifier_end < 0 else identifier_end), here, is_fragment
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _skipped(text: Any, here: Any) -> Any:
+def _skipped(text: Any, size: Any, here: Any) -> Any:
     """Return where the next record begins and how many lines end before it."""
     num_lines = 0
-    while here < len(text):
-        if text[here] == _LINE_FEED:
+    while here < size:
+        if byte_at(text, here) == _LINE_FEED:
             num_lines += 1
-            if here + 1 == len(text) or text[here + 1] == _GREATER:
+            if here + 1 == size or byte_at(text, here + 1) == _GREATER:
                 return here + 1, num_lines
         here += 1
     return here, num_lines
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _equal_lines(text: Any, here: Any, tokens: Any, at: Any, width: Any) -> Any:
+def _equal_lines(text: Any, size: Any, here: Any, tokens: Any, at: Any, width: Any) -> Any:
     """Translate lines of exactly ``width`` residues, at most 63, as long as one follows another.
 
     The processor takes up the next line before it knows what stands in this one, as its place depends on
@@ -106,13 +108,12 @@ def _equal_lines(text: Any, here: Any, tokens: Any, at: Any, width: Any) -> Any:
     Returns:
         what _body does, but for whether the next record follows.
     """
-    source, target = address_of(text), address_of(tokens)
     end = np.uint64(1) << np.uint64(width)
     before = end - np.uint64(1)
     num_lines = num_ambiguous = num_lower = 0
-    while here + WIDTH <= len(text):
-        without, ambiguous, lower = translate(source + np.uint64(here), target + np.uint64(at))
-        if without & (end | before) != end or text[here + width] != _LINE_FEED:
+    while here + WIDTH <= size:
+        without, ambiguous, lower = translate(text + np.uint64(here), tokens + np.uint64(at))
+        if without & (end | before) != end or byte_at(text, here + width) != _LINE_FEED:
             break
         if (ambiguous | lower) & before:
             num_ambiguous += num_bits(ambiguous & before)
@@ -124,7 +125,28 @@ def _equal_lines(text: Any, here: Any, tokens: Any, at: Any, width: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _body(text: Any, here: Any, tokens: Any, at: Any, wide: Any, width: Any) -> Any:
+def _letters(text: Any, size: Any, here: Any, tokens: Any, at: Any, wide: Any) -> Any:
+    """Translate letters: up to 64, or one.
+
+    Returns:
+        how many, whether a byte without a token follows, and how many are ambiguous and in lower case.
+    """
+    if wide and here + WIDTH <= size:
+        without, ambiguous, lower = translate(text + np.uint64(here), tokens + np.uint64(at))
+        if not without:
+            return WIDTH, False, num_bits(ambiguous), num_bits(lower)
+        before = (without & (~without + np.uint64(1))) - np.uint64(1)
+        return first_bit(without), True, num_bits(ambiguous & before), num_bits(lower & before)
+    letter = byte_at(text, here)
+    token = TOKEN_OF[letter]
+    if token >= NO_TOKEN:
+        return 0, True, 0, 0
+    copy_bytes(tokens + np.uint64(at), address_of(TOKEN_OF) + np.uint64(letter), 1)
+    return 1, False, np.int64(token >= FIRST_AMBIGUOUS), np.int64(letter & LOWER != 0)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _body(text: Any, size: Any, here: Any, tokens: Any, at: Any, wide: Any, width: Any) -> Any:
     """Translate sequence lines up to the next record or the first byte without a token.
 
     Args:
@@ -134,63 +156,40 @@ def _body(text: Any, here: Any, tokens: Any, at: Any, wide: Any, width: Any) -> 
         where that is, whether it is the next record, the end of the tokens, the number of lines,
         of ambiguous residues and of residues in lower case, and the new ``width``.
     """
-    source, target, size = address_of(text), address_of(tokens), len(text)
     num_lines = num_ambiguous = num_lower = 0
     line_start = here
     while here < size:
         if here == line_start:
             if wide and width:
-                here, at, num_more, ambiguous, lower = _equal_lines(text, here, tokens, at, width)
-                num_lines += num_more
-                num_ambiguous += ambiguous
-                num_lower += lower
+                here, at, num_more, ambiguous, lower = _equal_lines(text, size, here, tokens, at, width)
+                num_lines, num_ambiguous, num_lower = num_lines + num_more, num_ambiguous + ambiguous, num_lower + lower
                 line_start = here
-            if here == size or text[here] == _GREATER:
+            if here == size or byte_at(text, here) == _GREATER:
                 break
-        if wide and here + WIDTH <= size:
-            without, ambiguous, lower = translate(source + np.uint64(here), target + np.uint64(at))
-            length = WIDTH
-            if without:
-                length = first_bit(without)
-                before = (np.uint64(1) << np.uint64(length)) - np.uint64(1)
-                ambiguous &= before
-                lower &= before
-            if ambiguous | lower:
-                num_ambiguous += num_bits(ambiguous)
-                num_lower += num_bits(lower)
-            here += length
-            at += length
-            if not without:
-                continue
-        else:
-            token = TOKEN_OF[text[here]]
-            if token < NO_TOKEN:
-                tokens[at] = token
-                num_ambiguous += 1 if token >= FIRST_AMBIGUOUS else 0
-                num_lower += 1 if text[here] & LOWER else 0
-                here += 1
-                at += 1
-                continue
-        if text[here] != _LINE_FEED:
-            return here, False, at, num_lines, num_ambiguous, num_lower, width
-        if width < here - line_start < WIDTH:
-            width = here - line_start
-        num_lines += 1
-        here += 1
-        line_start = here
+        length, is_stopped, ambiguous, lower = _letters(text, size, here, tokens, at, wide)
+        here, at = here + length, at + length
+        num_ambiguous, num_lower = num_ambiguous + ambiguous, num_lower + lower
+        if is_stopped:
+            if byte_at(text, here) != _LINE_FEED:
+                return here, False, at, num_lines, num_ambiguous, num_lower, width
+            if width < here - line_start < WIDTH:
+                width = here - line_start
+            num_lines += 1
+            here += 1
+            line_start = here
     return here, True, at, num_lines, num_ambiguous, num_lower, width
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _stops(text: Any, here: Any) -> Any:
+def _stops(text: Any, size: Any, here: Any) -> Any:
     """Pass over stops and line ends; return what _body does of place and lines, and the number of stops."""
     num_stops = num_lines = 0
-    while text[here] == _STOP or text[here] == _LINE_FEED:
-        if text[here] == _STOP:
+    while byte_at(text, here) == _STOP or byte_at(text, here) == _LINE_FEED:
+        if byte_at(text, here) == _STOP:
             num_stops += 1
         else:
             num_lines += 1
-            if here + 1 == len(text) or text[here + 1] == _GREATER:
+            if here + 1 == size or byte_at(text, here + 1) == _GREATER:
                 return here + 1, True, num_lines, num_stops
         here += 1
     return here, False, num_lines, num_stops
@@ -201,11 +200,11 @@ def _looks_like_nucleotides(tokens: Any, start: Any, end: Any) -> Any:
     """Say what looks_like_nucleotides of proteinlm.sequence.screening says."""
     num_others = 0
     for number in range(start, min(end, start + 30)):
-        num_others += not _IS_NUCLEOTIDE[tokens[number]]
+        num_others += not _IS_NUCLEOTIDE[byte_at(tokens, number)]
         if num_others > 3:
             return False
     for number in range(start + 30, end):
-        num_others += not _IS_NUCLEOTIDE[tokens[number]]
+        num_others += not _IS_NUCLEOTIDE[byte_at(tokens, number)]
     return end - start >= 30 and num_others <= (1 - 0.95) * (end - start)
 
 
@@ -213,7 +212,7 @@ def _looks_like_nucleotides(tokens: Any, start: Any, end: Any) -> Any:
 def _num_predictable(tokens: Any, start: Any, end: Any) -> Any:
     found = 0
     for number in range(start, end):
-        found += _IS_PREDICTABLE[tokens[number]]
+        found += _IS_PREDICTABLE[byte_at(tokens, number)]
     return found
 
 
@@ -242,34 +241,33 @@ def scan_text(
     """
     here = at = name = line = number = num_odd = all_stops = all_lower = width = 0
     places[:, 0] = 0
-    while here < len(text):
-        identifier_end, header_end, is_fragment = _header(text, here + 1)
+    size, letters, residues, names = len(text), address_of(text), address_of(tokens), address_of(identifiers)
+    while here < size:
+        identifier_end, header_end, is_fragment = _header(letters, size, here + 1)
         if number == len(marks) or name + identifier_end - here - 1 > len(identifiers):
             return -1, 0, 0, 0, 0
         is_plain = identifier_end > here + 1 and text[identifier_end] in (_BLANK, _LINE_FEED, _TAB, _JOINT)
         following, is_whole, end, num_lines, num_ambiguous, num_lower, width = _body(
-            text, header_end + 1, tokens, at, wide, width
+            letters, size, header_end + 1, residues, at, wide, width
         )
         num_stops = 0
         if not is_whole:
-            following, is_whole, num_stop_lines, num_stops = _stops(text, following)
+            following, is_whole, num_stop_lines, num_stops = _stops(letters, size, following)
             num_lines += num_stop_lines
         counts[LINE, number] = line
         if is_plain and is_whole:
             name_end = name + identifier_end - here - 1
-            copy_bytes(
-                address_of(identifiers) + np.uint64(name), address_of(text) + np.uint64(here + 1), name_end - name
-            )
-            digests[0, number, 0], digests[0, number, 1] = xxh3_128(tokens, at, end)
-            digests[1, number, 0], digests[1, number, 1] = _accession_hash(text, here + 1, identifier_end)
-            counts[NUM_PREDICTABLE, number] = _num_predictable(tokens, at, end) if num_ambiguous else end - at
+            copy_bytes(names + np.uint64(name), letters + np.uint64(here + 1), name_end - name)
+            digests[0, number, 0], digests[0, number, 1] = xxh3_128(residues, at, end)
+            digests[1, number, 0], digests[1, number, 1] = _accession_hash(letters, here + 1, identifier_end)
+            counts[NUM_PREDICTABLE, number] = _num_predictable(residues, at, end) if num_ambiguous else end - at
             counts[NUM_AMBIGUOUS, number], counts[NUM_LOWER, number] = num_ambiguous, num_lower
-            marks[number] = FRAGMENT * is_fragment | NUCLEOTIDES * _looks_like_nucleotides(tokens, at, end)
+            marks[number] = FRAGMENT * is_fragment | NUCLEOTIDES * _looks_like_nucleotides(residues, at, end)
             at, name = end, name_end
             all_stops += num_stops
             all_lower += num_lower
         else:
-            following, num_skipped = _skipped(text, following) if not is_whole else (following, 0)
+            following, num_skipped = _skipped(letters, size, following) if not is_whole else (following, 0)
             num_lines += num_skipped
             counts[NUM_LOWER, number] = 0
             marks[number] = NOT_PLAIN
@@ -302,14 +300,15 @@ def measure_records(
 
     ``counts``, but for lines and lower case, and ``digests`` are filled, NUCLEOTIDES is added to ``marks``.
     """
+    residues, names = address_of(tokens), address_of(identifiers)
     for number in numbers:
         start, end = offsets[number], offsets[number + 1]
         name_start, name_end = identifier_offsets[number], identifier_offsets[number + 1]
-        digests[0, number, 0], digests[0, number, 1] = xxh3_128(tokens, start, end)
-        digests[1, number, 0], digests[1, number, 1] = _accession_hash(identifiers, name_start, name_end)
-        counts[NUM_PREDICTABLE, number] = _num_predictable(tokens, start, end)
+        digests[0, number, 0], digests[0, number, 1] = xxh3_128(residues, start, end)
+        digests[1, number, 0], digests[1, number, 1] = _accession_hash(names, name_start, name_end)
+        counts[NUM_PREDICTABLE, number] = _num_predictable(residues, start, end)
         num_standard = 0
         for place in range(start, end):
             num_standard += tokens[place] < FIRST_AMBIGUOUS
         counts[NUM_AMBIGUOUS, number] = end - start - num_standard
-        marks[number] |= NUCLEOTIDES * _looks_like_nucleotides(tokens, start, end)
+        marks[number] |= NUCLEOTIDES * _looks_like_nucleotides(residues, start, end)

@@ -55,17 +55,14 @@ def _planes_of_group(builder: Any, parts: list[Any]) -> list[Any]:
     """Return five planes of 512 tokens for the planes of eight times 64."""
     # the order of the tokens within a plane is of no interest, as long as all planes have the same
     even, odd = [0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]
-    pairs = [
-        [_shuffled(builder, parts[n], parts[n + 1], numbers) for n in (0, 2, 4, 6)] for numbers in (even, odd)
-    ]
+    pairs = [[_shuffled(builder, parts[n], parts[n + 1], numbers) for n in (0, 2, 4, 6)] for numbers in (even, odd)]
     planes = []
     for plane in range(NUM_PLANES):
-        of_four = pairs[plane % 2]
-        place = plane // 2 * 2
-        halves = [
-            _shuffled(builder, of_four[n], of_four[n + 1], [place, place + 1, place + 8, place + 9]) for n in (0, 2)
-        ]
-        planes.append(_shuffled(builder, *halves, [*range(8)]))
+        of_two = pairs[plane % 2]
+        first = plane // 2 * 2
+        numbers = [first, first + 1, first + 8, first + 9]
+        of_four = [_shuffled(builder, of_two[n], of_two[n + 1], numbers) for n in (0, 2)]
+        planes.append(_shuffled(builder, of_four[0], of_four[1], [*range(8)]))
     return planes
 
 

@@ -299,9 +299,9 @@ def _middle_64(text: Any, size: Any, secret: Any, seed: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def xxh3_64(array: Any, start: int, end: int, seed: Any) -> Any:
-    """Return the 64-bit hash, a uint64, of ``array[start:end]``; ``array`` is uint8, ``seed`` a uint64."""
-    text, size = address_of(array) + _U(start), _U(end - start)
+def xxh3_64(text: Any, start: Any, end: Any, seed: Any) -> Any:
+    """Return the 64-bit hash, a uint64, of bytes ``start`` to ``end`` behind an address; ``seed`` is a uint64."""
+    text, size = text + _U(start), _U(end - start)
     secret = address_of(SECRET)
     if size <= _U(16):
         return _short_64(text, size, secret, seed)
@@ -377,9 +377,9 @@ def _middle_128(text: Any, size: Any, secret: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def xxh3_128(array: Any, start: int, end: int) -> Any:
-    """Return the low and the high half, uint64, of the 128-bit hash of ``array[start:end]``, uint8."""
-    text, size = address_of(array) + _U(start), _U(end - start)
+def xxh3_128(text: Any, start: Any, end: Any) -> Any:
+    """Return the low and the high half, uint64, of the 128-bit hash of bytes ``start`` to ``end`` behind an address."""
+    text, size = text + _U(start), _U(end - start)
     secret = address_of(SECRET)
     if size <= _U(16):
         return _short_128(text, size, secret)
@@ -391,7 +391,7 @@ def xxh3_128(array: Any, start: int, end: int) -> Any:
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _digests(tokens: Any, offsets: Any, found: Any) -> None:
     for number in range(len(offsets) - 1):
-        found[number, 0], found[number, 1] = xxh3_128(tokens, offsets[number], offsets[number + 1])
+        found[number, 0], found[number, 1] = xxh3_128(address_of(tokens), offsets[number], offsets[number + 1])
 
 
 def digests(tokens: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -95,7 +95,7 @@ def hash_64(state: Any) -> Any:
     """Return the 64-bit hash of the bytes so far, a uint64; more may be added afterwards."""
     size = state[_SIZE]
     if size <= np.uint64(_SHORT):
-        return xxh3_64(state.view(np.uint8), _HELD, _HELD + np.int64(size), np.uint64(0))
+        return xxh3_64(address_of(state), _HELD, _HELD + np.int64(size), np.uint64(0))
     return ending_64(_ended(state), size, address_of(SECRET))
 
 
@@ -104,5 +104,5 @@ def hash_128(state: Any) -> Any:
     """Return the low and the high half, uint64, of the 128-bit hash of the bytes so far."""
     size = state[_SIZE]
     if size <= np.uint64(_SHORT):
-        return xxh3_128(state.view(np.uint8), _HELD, _HELD + np.int64(size))
+        return xxh3_128(address_of(state), _HELD, _HELD + np.int64(size))
     return ending_128(_ended(state), size, address_of(SECRET))
