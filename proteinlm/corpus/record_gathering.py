@@ -5,19 +5,19 @@ A loop that is done in less time than a thread waits to get the interpreter's lo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
 
+from proteinlm.corpus.token_account import TokenAccount, account
 from proteinlm.sequence.addresses import address_of, copy_bytes
-from proteinlm.sequence.token_counts import TokenCounter, add_counts, pairs_of
-from proteinlm.sequence.token_planes import can_count_planes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from proteinlm.sequence.token_counts import Counters
+# tokens that are copied, counted and hashed before the next: few enough for a core's nearest caches
+_CHUNK = 1 << 15
 
 
 def group_records(
@@ -71,6 +71,15 @@ def size_of_records(offsets: NDArray[np.int64], numbers: NDArray[np.int64]) -> i
     return int((offsets[numbers + 1] - offsets[numbers]).sum())
 
 
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _end_of_run(numbers: NDArray[np.int64], first: int) -> int:
+    """Return up to where the numbers from ``first`` on follow each other without a gap."""
+    stop = first + 1
+    while stop < len(numbers) and numbers[stop] == numbers[stop - 1] + 1:
+        stop += 1
+    return stop
+
+
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def copy_records(
     values: NDArray[np.uint8],
@@ -92,10 +101,7 @@ def copy_records(
     """
     done = first = 0
     while first < len(numbers):
-        stop = first + 1
-        # neighbours are copied at once
-        while stop < len(numbers) and numbers[stop] == numbers[stop - 1] + 1:
-            stop += 1
+        stop = _end_of_run(numbers, first)
         begin, end = offsets[numbers[first]], offsets[numbers[stop - 1] + 1]
         copy_bytes(address_of(target) + np.uint64(done), address_of(values) + np.uint64(begin), end - begin)
         for number in range(first, stop):
@@ -109,25 +115,34 @@ def gather_tokens(
     offsets: NDArray[np.int64],
     numbers: NDArray[np.int64],
     ends: NDArray[np.int64],
-    start: int,
-    counter: TokenCounter,
+    accounted: TokenAccount,
 ) -> NDArray[np.uint8]:
-    """Return the tokens of some records, one after the other, and count them; arguments as for ``copy_records``."""
+    """Return the tokens of some records, one after the other, and take them into an account.
+
+    Arguments are as for ``copy_records``; ends are counted from the tokens that the account has already.
+    """
     target = np.empty(size_of_records(offsets, numbers), dtype=np.uint8)
-    counted = pairs_of(target), can_count_planes(), counter.counters_for(len(target))
-    _gather_tokens(tokens, offsets, numbers, target, ends, start, counted)
+    start = len(accounted)
+    with accounted.taking_in(len(target)) as parts:
+        _gather_tokens(tokens, offsets, numbers, target, ends, start, parts)
     return target
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _gather_tokens(
-    tokens: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    numbers: NDArray[np.int64],
-    target: NDArray[np.uint8],
-    ends: NDArray[np.int64],
-    start: int,
-    counted: tuple[NDArray[np.uint16], bool, Counters],
-) -> None:
-    copy_records(tokens, offsets, numbers, target, ends, start)
-    add_counts(target, *counted)
+def _gather_tokens(tokens: Any, offsets: Any, numbers: Any, target: Any, ends: Any, start: Any, parts: Any) -> None:
+    source, into = address_of(tokens), address_of(target)
+    done = taken_in = first = 0
+    while first < len(numbers):
+        stop = _end_of_run(numbers, first)
+        begin, end = offsets[numbers[first]], offsets[numbers[stop - 1] + 1]
+        for number in range(first, stop):
+            ends[number] = start + done + offsets[numbers[number] + 1] - begin
+        for place in range(begin, end, _CHUNK):
+            size = min(_CHUNK, end - place)
+            copy_bytes(into + np.uint64(done), source + np.uint64(place), size)
+            done += size
+            if done - taken_in >= _CHUNK:
+                account(into + np.uint64(taken_in), _CHUNK, parts)
+                taken_in += _CHUNK
+        first = stop
+    account(into + np.uint64(taken_in), done - taken_in, parts)

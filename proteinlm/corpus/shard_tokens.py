@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import xxhash
 
 from proteinlm.corpus import layout
 from proteinlm.corpus.ordered_threads import Worker
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 # residues that are read at once where a shard is gone on with
 _PIECE = 1 << 20
-# the hashes let others have the interpreter's lock when they get more, and then wait for it longer than they work
-_HASHED_AT_ONCE = 1 << 16
 
 
 class Records(Protocol):
@@ -72,14 +69,11 @@ class ShardTokens:
     def __init__(
         self, path: Path, *, start: int, worker: Worker, timings: Timings | None = None, is_new: bool = True
     ) -> None:
-        from proteinlm.sequence.token_counts import TokenCounter
+        from proteinlm.corpus.token_account import TokenAccount
 
         self._path, self._start = path, start
         self._worker, self.timings = worker, timings
-        self._size = 0
-        self._digest = xxhash.xxh3_128()
-        self._blocks = _BlockDigests(start)
-        self._counter = TokenCounter()
+        self._account = TokenAccount(start)
         with writing(path.stem):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if is_new else 0), 0o666)
 
@@ -95,9 +89,8 @@ class ShardTokens:
         tokens = cls(path, start=start, worker=worker, timings=timings, is_new=False)
         try:
             for piece in tokens._read(size):
-                tokens._hash(piece)
-                tokens._counter.add(piece)
-            if tokens._size < size or tokens.digest != digest:
+                tokens._account.add(piece)
+            if len(tokens) < size or tokens.digest != digest:
                 raise UnusableWorkError(f"{path}: is damaged; begin anew with --restart")
             os.ftruncate(tokens._descriptor, start + size)
         except BaseException:
@@ -106,17 +99,17 @@ class ShardTokens:
         return tokens
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._account)
 
     @property
     def digest(self) -> str:
         """The xxh3_128 of the residues so far."""
-        return self._digest.hexdigest()
+        return self._account.digest
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """How often each token occurs so far, int64[33]."""
-        return self._counter.counts
+        return self._account.counts
 
     def append(self, records: Records, numbers: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
         """Write the residues of more records.
@@ -132,17 +125,15 @@ class ShardTokens:
         """
         from proteinlm.corpus.record_gathering import gather_tokens
 
-        place = self._start + self._size
+        place = self._start + len(self)
         with measured(self.timings, "gather"):
-            tokens = gather_tokens(records.tokens, records.offsets, numbers, ends, self._size, self._counter)
+            tokens = gather_tokens(records.tokens, records.offsets, numbers, ends, self._account)
 
         def write() -> None:
             with measured(self.timings, "write"), writing(self._path.stem):
                 write_at(self._descriptor, tokens, place)
 
         self._worker.submit(write)
-        with measured(self.timings, "gather"):
-            self._hash(tokens)
 
     def finish(self, path: Path, others: Datasets) -> tuple[str, str]:
         """Write the other datasets and make the file the shard ``path``.
@@ -166,9 +157,9 @@ class ShardTokens:
 
     def _finished(self, path: Path, others: Datasets) -> tuple[str, str]:
         for values in others.values():
-            self._digest.update(values.data)
-        digest = self._digest.hexdigest()
-        sizes = {layout.TOKENS_DATASET: self._size} | {name: len(values) for name, values in others.items()}
+            self._account.add_to_digest(values)
+        digest = self.digest
+        sizes = {layout.TOKENS_DATASET: len(self)} | {name: len(values) for name, values in others.items()}
         plan = self._path.with_name(f"{path.name}.plan")
         planned = lay_out(plan, sizes, digest)
         if planned.positions[layout.TOKENS_DATASET] == self._start:
@@ -176,7 +167,7 @@ class ShardTokens:
             blocks = self._completed(planned, others)
             os.replace(self._path, path)
         else:
-            tokens = np.concatenate([*self._read(self._size)])
+            tokens = np.concatenate([*self._read(len(self))])
             blocks = write_shard(plan, {layout.TOKENS_DATASET: tokens, **others}, digest=digest)
             os.replace(plan, path)
         return digest, blocks
@@ -185,13 +176,6 @@ class ShardTokens:
         """Close the file."""
         os.close(self._descriptor)
 
-    def _hash(self, tokens: NDArray[np.uint8]) -> None:
-        for place in range(0, len(tokens), _HASHED_AT_ONCE):
-            piece = tokens[place : place + _HASHED_AT_ONCE].data
-            self._digest.update(piece)
-            self._blocks.update(piece)
-        self._size += len(tokens)
-
     def _completed(self, planned: Layout, others: Datasets) -> str:
         """Write all but the tokens and return the digests of the blocks."""
         for position, content in planned.frame:
@@ -199,7 +183,7 @@ class ShardTokens:
         for name, values in others.items():
             write_at(self._descriptor, values, planned.positions[name])
         num_blocks = -(-os.fstat(self._descriptor).st_size // layout.BLOCK_BYTES)
-        first, whole = self._blocks.first, self._blocks.whole[:]
+        first, whole = self._account.first_block, self._account.blocks
         # the others lie partly or wholly in what was written just now
         before = [self._block(number) for number in range(min(first, num_blocks))]
         return "".join([*before, *whole, *(self._block(number) for number in range(first + len(whole), num_blocks))])
@@ -211,34 +195,3 @@ class ShardTokens:
         for place in range(0, size, _PIECE):
             piece = os.pread(self._descriptor, min(_PIECE, size - place), self._start + place)
             yield np.frombuffer(piece, dtype=np.uint8)
-
-
-class _BlockDigests:
-    """The digests of the blocks of a file that lie wholly in what is written from ``start`` on.
-
-    Attributes:
-        first: number of the first such block.
-        whole: the digests of those that have been filled.
-    """
-
-    def __init__(self, start: int) -> None:
-        self.first = -(-start // layout.BLOCK_BYTES)
-        self.whole: list[str] = []
-        # bytes to leave out, of the block before
-        self._ahead = self.first * layout.BLOCK_BYTES - start
-        self._digest = xxhash.xxh3_64()
-        self._room = layout.BLOCK_BYTES
-
-    def update(self, piece: memoryview[Any]) -> None:
-        """Take in what was written next."""
-        place = min(self._ahead, len(piece))
-        self._ahead -= place
-        while place < len(piece):
-            taken = piece[place : place + self._room]
-            self._digest.update(taken)
-            place += len(taken)
-            self._room -= len(taken)
-            if not self._room:
-                self.whole.append(self._digest.hexdigest())
-                self._digest.reset()
-                self._room = layout.BLOCK_BYTES

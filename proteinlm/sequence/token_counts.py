@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
 
-from proteinlm.sequence.addresses import address_of
+from proteinlm.sequence.addresses import address_of, read_8, read_64
 from proteinlm.sequence.alphabet import VOCAB_SIZE
 from proteinlm.sequence.token_planes import (
     GROUP,
@@ -23,12 +23,13 @@ from proteinlm.sequence.token_planes import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    # by pair of tokens, the first and the second of every two pairs; by token, as ``count_planes`` adds to them
-    Counters = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint64]]
+    # by pair of tokens, the first and the second of every two pairs; by token, as ``count_planes`` adds to them;
+    # the planes of as many tokens as it counts at once
+    Counters = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64]]
 
 # counters are 32 bits wide; of so many tokens none gets more than a quarter
 _COUNTED_AT_ONCE = 1 << 31
-# stands beside a last token without another
+# stands beside a token without another
 _NO_TOKEN = 255
 
 
@@ -39,7 +40,8 @@ class TokenCounter:
         self._counts = np.zeros(VOCAB_SIZE, dtype=np.int64)
         # equal pairs often follow each other, and a counter that was just written is slow to read again
         first, second = (np.zeros(1 << 16, dtype=np.uint32) for _ in range(2))
-        self._counters = first, second, np.zeros((NUM_COUNTED, NUM_LANES), dtype=np.uint64)
+        planes = np.empty(NUM_GROUPS * NUM_PLANES * NUM_LANES, dtype=np.uint64)
+        self._counters = first, second, np.zeros((NUM_COUNTED, NUM_LANES), dtype=np.uint64), planes
         self._num_in_tables = 0
 
     @property
@@ -52,9 +54,7 @@ class TokenCounter:
         """Count the bytes of an array, contiguous."""
         for start in range(0, len(tokens), _COUNTED_AT_ONCE):
             part = tokens[start : start + _COUNTED_AT_ONCE]
-            # a pair is read as one number; a view at an odd address is none to compiled code
-            part = part if part.ctypes.data % 2 == 0 else part.copy()
-            add_counts(part, pairs_of(part), can_count_planes(), self.counters_for(len(part)))
+            _add_array(part, can_count_planes(), self.counters_for(len(part)))
 
     def counters_for(self, num_tokens: int) -> Counters:
         """Return where ``add_counts`` counts so many more tokens."""
@@ -64,8 +64,8 @@ class TokenCounter:
         return self._counters
 
     def _empty_tables(self) -> None:
-        *tables, sums = self._counters
-        for table in tables:
+        first, second, sums, _ = self._counters
+        for table in (first, second):
             pairs = table.reshape(256, 256).astype(np.int64)
             self._counts += pairs.sum(axis=0)[:VOCAB_SIZE] + pairs.sum(axis=1)[:VOCAB_SIZE]
             table[:] = 0
@@ -84,47 +84,45 @@ def count_tokens(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
     return counter.counts
 
 
-def pairs_of(tokens: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Return a view of an array at an even address, two bytes as one number."""
-    return tokens[: len(tokens) & ~1].view(np.uint16)
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _add_array(tokens: Any, wide: Any, counters: Any) -> None:
+    add_counts(address_of(tokens), len(tokens), wide, counters)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def add_counts(tokens: NDArray[np.uint8], pairs: NDArray[np.uint16], wide: bool, counters: Counters) -> None:
+def add_counts(tokens: Any, size: Any, wide: Any, counters: Any) -> None:
     """Count tokens in the counters of a ``TokenCounter``.
 
     Args:
-        tokens: bytes.
-        pairs: ``pairs_of`` them.
+        tokens: the address of the first, uint64.
+        size: how many there are, int64.
         wide: whether to count in planes; needs can_count_planes().
         counters: are added to.
     """
-    first, second, sums = counters
-    done = 0
-    if wide:
-        # a row for each group
-        planes = np.empty((NUM_GROUPS, NUM_PLANES * NUM_LANES), dtype=np.uint64)
-        while done + NUM_GROUPS * GROUP <= len(tokens):
-            are_low = True
-            for group in range(NUM_GROUPS):
-                start = address_of(tokens) + np.uint64(done + group * GROUP)
-                are_low &= store_planes(start, address_of(planes[group]))
-            following = done + NUM_GROUPS * GROUP
-            if are_low:
-                count_planes(address_of(planes), address_of(sums))
-            else:
-                _add_pairs(pairs[done // 2 : following // 2], first, second)
-            done = following
-    _add_pairs(pairs[done // 2 :], first, second)
-    if len(tokens) > 2 * len(pairs):
-        first[np.int64(tokens[-1]) + 256 * _NO_TOKEN] += np.uint32(1)
+    first, second, sums, planes = counters
+    slab, into = NUM_GROUPS * GROUP, address_of(planes)
+    while wide and size >= slab:
+        are_low = True
+        for group in range(NUM_GROUPS):
+            are_low &= store_planes(
+                tokens + np.uint64(group * GROUP), into + np.uint64(group * 8 * NUM_PLANES * NUM_LANES)
+            )
+        if are_low:
+            count_planes(into, address_of(sums))
+        else:
+            _add_pairs(tokens, slab, first, second)
+        tokens += np.uint64(slab)
+        size -= slab
+    _add_pairs(tokens, size, first, second)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _add_pairs(pairs: NDArray[np.uint16], first: NDArray[np.uint32], second: NDArray[np.uint32]) -> None:
-    even = len(pairs) & ~1
-    for place in range(0, even, 2):
-        first[pairs[place]] += np.uint32(1)
-        second[pairs[place + 1]] += np.uint32(1)
-    if even < len(pairs):
-        first[pairs[even]] += np.uint32(1)
+def _add_pairs(tokens: Any, size: Any, first: Any, second: Any) -> None:
+    for place in range(0, size - 7, 8):
+        word = read_64(tokens + np.uint64(place))
+        first[word & np.uint64(0xFFFF)] += np.uint32(1)
+        second[(word >> np.uint64(16)) & np.uint64(0xFFFF)] += np.uint32(1)
+        first[(word >> np.uint64(32)) & np.uint64(0xFFFF)] += np.uint32(1)
+        second[word >> np.uint64(48)] += np.uint32(1)
+    for place in range(size & ~7, size):
+        first[read_8(tokens + np.uint64(place)) + np.uint64(256 * _NO_TOKEN)] += np.uint32(1)
