@@ -45,7 +45,7 @@ class FastaText:
                 self._refuse_foreign(piece)
                 is_opening = False
             text = piece
-            if num_returns or b"\r" in piece:
+            if num_returns or self._may_hold(b"\r", piece):
                 text, num_returns = _with_line_feeds(piece, num_returns)
             cut = text.rfind(b"\n") + 1
             if cut and cut == len(text) and not unfinished:
@@ -60,9 +60,13 @@ class FastaText:
         if rest := b"".join(unfinished) + b"\n" * num_returns:
             yield self._without_marks(rest if rest.endswith(b"\n") else rest + b"\n")
 
+    def _may_hold(self, byte: bytes, text: bytes) -> bool:
+        """Say whether a byte that needs care may stand in a text; a reader may know better than by looking for it."""
+        return byte in text
+
     def _without_marks(self, text: bytes) -> bytes:
         # to look for the first byte alone is fastest
-        if b"\xef" in text and _MARK in text:
+        if self._may_hold(_MARK[:1], text) and _MARK in text:
             text, num_marks = _BYTE_ORDER_MARK.subn(b"", text)
             self._count("byte order marks", num_marks)
         return text

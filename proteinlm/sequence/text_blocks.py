@@ -142,14 +142,16 @@ class _TextCutter(FastaText):
         # bytes of the text before the block that comes next
         self._position = skipped
         self._is_open = skipped > 0
+        # a piece without bytes that need care
+        self._usual = b""
 
     def blocks(self, pieces: Iterable[bytes]) -> Iterator[TextBlock]:
         """Yield the text in ``pieces`` from the position on, one block for each that ends a record."""
         # whole lines of the block that comes next
         pending: list[bytes] = []
         try:
-            for whole in self._from_position(self._whole_lines(pieces)):
-                lines = before_nul(whole)
+            for whole in self._from_position(self._whole_lines(self._looked_at(pieces))):
+                lines = before_nul(whole) if self._may_hold(b"\0", whole) else whole
                 text = self._opened(lines)
                 if pending and text.startswith(b">"):
                     yield self._block(pending)
@@ -172,6 +174,18 @@ class _TextCutter(FastaText):
             self._refuse_no_record()
         if pending:
             yield self._block(pending)
+
+    def _looked_at(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the pieces; the one at hand is known to be usual or is not."""
+        from proteinlm.sequence.usual_text import is_usual
+
+        for piece in pieces:
+            self._usual = piece if is_usual(piece) else b""
+            yield piece
+
+    def _may_hold(self, byte: bytes, text: bytes) -> bool:
+        # most texts are the piece itself
+        return text is not self._usual and super()._may_hold(byte, text)
 
     def _whole_records(self, pending: list[bytes]) -> Iterator[TextBlock]:
         """Yield all but the last record, which is left in ``pending``."""

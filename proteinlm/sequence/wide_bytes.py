@@ -28,6 +28,7 @@ for _letter in "ABCDEFGHIKLMNOPQRSTUVWXYZ":  # J has no token
 FIRST_AMBIGUOUS = int(STANDARD.max()) + 1
 
 _BLANK, _LINE_FEED, _BRACKET = b" \n("
+NEED_CARE = b"\0\r\xef"  # not known to be text of whole lines as it is
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES = ir.VectorType(_I8, WIDTH)
 _LOOKUP = ir.VectorType(_I8, 32)
@@ -123,6 +124,18 @@ def header_masks(typing_context: Any, text: Any) -> Any:
         return cgutils.pack_array(builder, [_bits(builder, found) for found in (ends, feeds, brackets)])
 
     return types.UniTuple(types.uint64, 3)(types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def care_mask(typing_context: Any, text: Any) -> Any:
+    """Return a mask, in 64 bytes, of NUL bytes, carriage returns and what may begin a byte order mark."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        letters = _vector_at(builder, arguments[0])
+        found = [builder.icmp_unsigned("==", letters, _every(byte)) for byte in NEED_CARE]
+        return _bits(builder, functools.reduce(builder.or_, found))
+
+    return types.uint64(types.uint64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
