@@ -26,7 +26,7 @@ class Worker:
         room: how many jobs may wait before ``submit`` does.
     """
 
-    def __init__(self, *, is_threaded: bool, room: int = 1) -> None:
+    def __init__(self, *, is_threaded: bool, room: int = 2) -> None:
         self._error: BaseException | None = None
         self._jobs: Queue[Callable[[], None] | None] = Queue(maxsize=room)
         self._thread = threading.Thread(target=self._work, daemon=True) if is_threaded else None

@@ -66,9 +66,13 @@ def _group_records(
         places[record] = firsts[group] + place - bounds[group]
 
 
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def size_of_records(offsets: NDArray[np.int64], numbers: NDArray[np.int64]) -> int:
     """Return the sum of the sizes of some records; record i goes from ``offsets[i]`` to ``offsets[i + 1]``."""
-    return int((offsets[numbers + 1] - offsets[numbers]).sum())
+    size = 0
+    for number in numbers:
+        size += offsets[number + 1] - offsets[number]
+    return size
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
