@@ -195,8 +195,7 @@ class CorpusBuilder:
         from proteinlm.corpus.record_gathering import group_records
 
         firsts = np.array([borders.num_sequences for borders in self._borders.values()])
-        lengths = np.diff(block.offsets)[numbers]
-        order, bounds, ends, places = group_records(splits, len(firsts), lengths, firsts)
+        order, bounds, ends, places = group_records(splits, numbers, block.offsets, firsts)
         found: list[_Part] = []
         for (split, borders), start, stop in zip(self._borders.items(), bounds[:-1], bounds[1:], strict=True):
             chosen = order[start:stop]

@@ -21,31 +21,32 @@ _CHUNK = 1 << 15
 
 
 def group_records(
-    groups: NDArray[np.uint8], num_groups: int, lengths: NDArray[np.int64], firsts: NDArray[np.int64]
+    groups: NDArray[np.uint8], numbers: NDArray[np.int64], offsets: NDArray[np.int64], firsts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sort records by group; those of one group stay in their order.
+    """Sort some records of a block by group; those of one group stay in their order.
 
     Args:
-        groups: uint8 (K,), the group of each record, below ``num_groups``.
-        num_groups: G.
-        lengths: int64 (K,), their residues.
+        groups: uint8 (K,), the group of each record, below G.
+        numbers: int64 (K,), the records, rising.
+        offsets: int64 (N + 1,), record i has the residues ``offsets[i]`` to ``offsets[i + 1]``.
         firsts: int64 (G,), how many records each group has already.
 
     Returns:
-        int64 (K,) the records of group 0, then those of group 1, and so on; int64 (G + 1,) where the groups
-        begin in it, and the end; int64 (K,), for each of these, residues of its group up to its end;
+        int64 (K,) places in ``numbers`` of the records of group 0, then of group 1, and so on; int64 (G + 1,) where
+        the groups begin in it, and the end; int64 (K,), for each of these, residues of its group up to its end;
         int64 (K,), for each record in its old place, its number within its group.
     """
     order, ends, places = (np.empty(len(groups), dtype=np.int64) for _ in range(3))
-    bounds = np.zeros(num_groups + 1, dtype=np.int64)
-    _group_records(groups, lengths, firsts, order, bounds, ends, places)
+    bounds = np.zeros(len(firsts) + 1, dtype=np.int64)
+    _group_records(groups, numbers, offsets, firsts, order, bounds, ends, places)
     return order, bounds, ends, places
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _group_records(
     groups: NDArray[np.uint8],
-    lengths: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    offsets: NDArray[np.int64],
     firsts: NDArray[np.int64],
     order: NDArray[np.int64],
     bounds: NDArray[np.int64],
@@ -61,7 +62,7 @@ def _group_records(
         group = groups[record]
         place = following[group]
         following[group] += 1
-        sums[group] += lengths[record]
+        sums[group] += offsets[numbers[record] + 1] - offsets[numbers[record]]
         order[place], ends[place] = record, sums[group]
         places[record] = firsts[group] + place - bounds[group]
 

@@ -27,10 +27,12 @@ from proteinlm.sequence.wide_bytes import (
     FIRST_AMBIGUOUS,
     LOWER,
     NO_TOKEN,
+    NUCLEOTIDE_TOKENS,
     TOKEN_OF,
     WIDTH,
     first_bit,
     header_masks,
+    nucleotide_mask,
     num_bits,
     translate,
 )
@@ -42,7 +44,8 @@ NOT_PLAIN = 128
 _LINE_FEED, _GREATER, _BLANK, _TAB, _BRACKET, _STOP = b"\n> \t(*"
 _JOINT = 1  # joins the headers of identical proteins in NCBI's nr
 _IS_PREDICTABLE = np.isin(np.arange(256), [*STANDARD.tolist(), *(TOKENS.index(letter) for letter in "BUZO")])
-_IS_NUCLEOTIDE = np.isin(np.arange(256), [TOKENS.index(letter) for letter in "ACGTUN"])
+_IS_NUCLEOTIDE = np.isin(np.arange(256), NUCLEOTIDE_TOKENS)
+_FIRST_30 = np.uint64((1 << 30) - 1)
 _FRAGMENT = np.frombuffer(b"(Fragment", dtype=np.uint8)
 # rows of the counts
 LINE, NUM_PREDICTABLE, NUM_AMBIGUOUS, NUM_LOWER = range(4)
@@ -198,6 +201,9 @@ def _stops(text: Any, size: Any, here: Any) -> Any:
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _looks_like_nucleotides(tokens: Any, start: Any, end: Any) -> Any:
     """Say what looks_like_nucleotides of proteinlm.sequence.screening says."""
+    # most proteins are told at once, where the loop ends at another place for each
+    if end - start >= WIDTH and num_bits(~nucleotide_mask(tokens + np.uint64(start)) & _FIRST_30) > 3:
+        return False
     num_others = 0
     for number in range(start, min(end, start + 30)):
         num_others += not _IS_NUCLEOTIDE[byte_at(tokens, number)]

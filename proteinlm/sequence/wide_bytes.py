@@ -24,6 +24,7 @@ NO_TOKEN = 128
 TOKEN_OF = np.full(256, NO_TOKEN, dtype=np.uint8)
 for _letter in "ABCDEFGHIKLMNOPQRSTUVWXYZ":  # J has no token
     TOKEN_OF[[ord(_letter), ord(_letter.lower())]] = TOKENS.index(_letter)
+NUCLEOTIDE_TOKENS = [TOKENS.index(letter) for letter in "ACGTUN"]
 # the standard residues stand first, so one comparison tells the others
 FIRST_AMBIGUOUS = int(STANDARD.max()) + 1
 
@@ -126,16 +127,23 @@ def header_masks(typing_context: Any, text: Any) -> Any:
     return types.UniTuple(types.uint64, 3)(types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def care_mask(typing_context: Any, text: Any) -> Any:
-    """Return a mask, in 64 bytes, of NUL bytes, carriage returns and what may begin a byte order mark."""
+def _finder(wanted: bytes) -> Any:
+    """Return what gives a mask, in the 64 bytes from an address on, of those that are wanted."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        letters = _vector_at(builder, arguments[0])
-        found = [builder.icmp_unsigned("==", letters, _every(byte)) for byte in NEED_CARE]
-        return _bits(builder, functools.reduce(builder.or_, found))
+    @intrinsic  # type: ignore[untyped-decorator]
+    def find(typing_context: Any, text: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            letters = _vector_at(builder, arguments[0])
+            found = [builder.icmp_unsigned("==", letters, _every(byte)) for byte in wanted]
+            return _bits(builder, functools.reduce(builder.or_, found))
 
-    return types.uint64(types.uint64), generate
+        return types.uint64(types.uint64), generate
+
+    return find
+
+
+care_mask = _finder(NEED_CARE)
+nucleotide_mask = _finder(bytes(NUCLEOTIDE_TOKENS))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
