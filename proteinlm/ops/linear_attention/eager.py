@@ -31,8 +31,8 @@ from proteinlm.ops.linear_attention.loading import LoadPair, gradients_of_sums, 
 from proteinlm.ops.random_features.features import accumulation_dtype
 from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
 
-# features of one tile, all heads: 512 KiB in float32, since several tensors of that size are alive at once
-TILE_ELEMENTS = 2**17
+# features of one tile, all heads: 1 MiB in float32; of several such tensors two cores keep the ones in use close
+TILE_ELEMENTS = 2**18
 # positions of a tile whose pairs are weighted one by one: about a head's width, where both halves cost the same
 CHUNK_LENGTH = 64
 
