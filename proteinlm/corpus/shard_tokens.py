@@ -17,6 +17,7 @@ import numpy as np
 
 from proteinlm.corpus import layout
 from proteinlm.corpus.ordered_threads import Worker
+from proteinlm.corpus.room_ahead import RoomAhead
 from proteinlm.corpus.shard_file import (
     Datasets,
     Layout,
@@ -76,6 +77,7 @@ class ShardTokens:
         self._account = TokenAccount(start)
         with writing(path.stem):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if is_new else 0), 0o666)
+        self._room = RoomAhead(self._descriptor)
 
     @classmethod
     def resumed(
@@ -131,6 +133,7 @@ class ShardTokens:
 
         def write() -> None:
             with measured(self.timings, "write"), writing(self._path.stem):
+                self._room.reach(place, place + len(tokens))
                 write_at(self._descriptor, tokens, place)
 
         self._worker.submit(write)
@@ -165,6 +168,7 @@ class ShardTokens:
         if planned.positions[layout.TOKENS_DATASET] == self._start:
             plan.unlink()
             blocks = self._completed(planned, others)
+            self._room.give_back()
             os.replace(self._path, path)
         else:
             tokens = np.concatenate([*self._read(len(self))])

@@ -14,7 +14,7 @@ from proteinlm.sequence.fasta_text import FastaText, before_nul, last_header, ne
 from proteinlm.sequence.timings import Timings
 
 # bytes of text after which a block is handed on: few enough for a cache, and so many that threads seldom wait
-BLOCK_BYTES = 1 << 21
+BLOCK_BYTES = 5 << 19
 # the last byte of it begins the next record
 RECORD_END = b"\n>"
 _Item = TypeVar("_Item")
