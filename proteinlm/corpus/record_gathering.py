@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import njit
 
-from proteinlm.corpus.token_account import TokenAccount, account
+from proteinlm.corpus.token_account import TokenAccount, take_in
 from proteinlm.sequence.addresses import address_of, copy_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # tokens that are copied, counted and hashed before the next: few enough for a core's nearest caches
-_CHUNK = 1 << 15
+_TAKEN_IN_AT_ONCE = 1 << 15
 
 
 def group_records(
@@ -120,34 +120,36 @@ def gather_tokens(
     offsets: NDArray[np.int64],
     numbers: NDArray[np.int64],
     ends: NDArray[np.int64],
-    accounted: TokenAccount,
+    account: TokenAccount,
 ) -> NDArray[np.uint8]:
     """Return the tokens of some records, one after the other, and take them into an account.
 
     Arguments are as for ``copy_records``; ends are counted from the tokens that the account has already.
     """
     target = np.empty(size_of_records(offsets, numbers), dtype=np.uint8)
-    start = len(accounted)
-    with accounted.taking_in(len(target)) as parts:
-        _gather_tokens(tokens, offsets, numbers, target, ends, start, parts)
+    start = len(account)
+    with account.taking_in(len(target)) as accounting:
+        _gather_tokens(tokens, offsets, numbers, target, ends, start, accounting)
     return target
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _gather_tokens(tokens: Any, offsets: Any, numbers: Any, target: Any, ends: Any, start: Any, parts: Any) -> None:
+def _gather_tokens(
+    tokens: Any, offsets: Any, numbers: Any, target: Any, ends: Any, start: Any, accounting: Any
+) -> None:
     source, into = address_of(tokens), address_of(target)
-    done = taken_in = first = 0
+    done = num_taken = first = 0
     while first < len(numbers):
         stop = _end_of_run(numbers, first)
         begin, end = offsets[numbers[first]], offsets[numbers[stop - 1] + 1]
         for number in range(first, stop):
             ends[number] = start + done + offsets[numbers[number] + 1] - begin
-        for place in range(begin, end, _CHUNK):
-            size = min(_CHUNK, end - place)
+        for place in range(begin, end, _TAKEN_IN_AT_ONCE):
+            size = min(_TAKEN_IN_AT_ONCE, end - place)
             copy_bytes(into + np.uint64(done), source + np.uint64(place), size)
             done += size
-            if done - taken_in >= _CHUNK:
-                account(into + np.uint64(taken_in), _CHUNK, parts)
-                taken_in += _CHUNK
+            if done - num_taken >= _TAKEN_IN_AT_ONCE:
+                take_in(into + np.uint64(num_taken), _TAKEN_IN_AT_ONCE, accounting)
+                num_taken += _TAKEN_IN_AT_ONCE
         first = stop
-    account(into + np.uint64(taken_in), done - taken_in, parts)
+    take_in(into + np.uint64(num_taken), done - num_taken, accounting)

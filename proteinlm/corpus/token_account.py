@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     # whether to count in planes, counters, the states of the digest and of that of a block, the numbers of
     # ``TokenAccount``, bytes of a block, the digests of blocks that have been filled
-    Parts = tuple[bool, Counters, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], int, NDArray[np.uint64]]
+    Accounting = tuple[
+        bool, Counters, NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], int, NDArray[np.uint64]
+    ]
 
 # what the numbers of an account are: bytes to leave out, of the block before the first; bytes that the block at hand
 # still takes; blocks that have been filled since they were last taken away
@@ -64,16 +66,19 @@ class TokenAccount:
 
     def add(self, tokens: NDArray[np.uint8]) -> None:
         """Take in the next tokens, contiguous."""
-        with self.taking_in(len(tokens)) as parts:
-            _account_array(tokens, parts)
+        with self.taking_in(len(tokens)) as accounting:
+            _take_in_array(tokens, accounting)
 
     def add_to_digest(self, values: NDArray[Any]) -> None:
         """Add what stands behind the tokens, contiguous, to the digest alone."""
-        _add_array(self._digest, values.view(np.uint8))
+        _add_to_stream(self._digest, values.view(np.uint8))
 
     @contextmanager
-    def taking_in(self, num_tokens: int) -> Iterator[Parts]:
-        """Give what ``account`` needs, to be called for so many tokens in all."""
+    def taking_in(self, num_tokens: int) -> Iterator[Accounting]:
+        """Give what ``take_in`` needs, to be called for so many tokens in all, at most 2^31.
+
+        After a failure the account is of no use.
+        """
         filled = np.empty(num_tokens // layout.BLOCK_BYTES + 1, dtype=np.uint64)
         counters = self._counter.counters_for(num_tokens)
         yield can_count_planes(), counters, self._digest, self._block, self._numbers, layout.BLOCK_BYTES, filled
@@ -83,10 +88,10 @@ class TokenAccount:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def account(tokens: Any, size: Any, parts: Any) -> None:
-    """Take in ``size`` tokens, int64, from an address on; ``parts`` are those of a ``TokenAccount``."""
-    wide, counters, digest, block, numbers, block_bytes, filled = parts
-    add_counts(tokens, size, wide, counters)
+def take_in(tokens: Any, size: Any, accounting: Any) -> None:
+    """Take in ``size`` tokens, int64, from an address on; ``accounting`` is of a ``TokenAccount``."""
+    in_planes, counters, digest, block, numbers, block_bytes, filled = accounting
+    add_counts(tokens, size, in_planes, counters)
     add_bytes(digest, tokens, np.uint64(size))
     place = min(numbers[_AHEAD], size)
     numbers[_AHEAD] -= place
@@ -103,10 +108,10 @@ def account(tokens: Any, size: Any, parts: Any) -> None:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _account_array(tokens: Any, parts: Any) -> None:
-    account(address_of(tokens), len(tokens), parts)
+def _take_in_array(tokens: Any, accounting: Any) -> None:
+    take_in(address_of(tokens), len(tokens), accounting)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _add_array(stream: Any, values: Any) -> None:
+def _add_to_stream(stream: Any, values: Any) -> None:
     add_bytes(stream, address_of(values), np.uint64(len(values)))

@@ -61,7 +61,7 @@ class FastaText:
             yield self._without_marks(rest if rest.endswith(b"\n") else rest + b"\n")
 
     def _may_hold(self, byte: bytes, text: bytes) -> bool:
-        """Say whether a byte that needs care may stand in a text; a reader may know better than by looking for it."""
+        """Say whether a byte of ``wide_bytes.NEED_CARE`` may stand in a text; a reader may know it without looking."""
         return byte in text
 
     def _without_marks(self, text: bytes) -> bytes:

@@ -5,8 +5,8 @@ of their own, in either case, and stops at the end, which no setting treats in d
 record that holds anything else, or whose identifier is unusual, is only marked NOT_PLAIN; its
 treatment is defined by the parser of proteinlm.sequence.fasta.
 
-``text``, ``tokens`` and ``names`` of the functions below are addresses, as ``addresses`` says why; ``size`` is that of
-the text.
+``text``, ``tokens`` and ``names`` of the private functions are addresses (``addresses`` says why), ``size`` is that
+of the text.
 
 Sequence lines are translated 64 bytes at a time where proteinlm.sequence.wide_bytes can for this
 processor, and byte by byte elsewhere, at about a third of the speed.
@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from proteinlm.sequence.accession_bounds import accession_bounds
-from proteinlm.sequence.addresses import address_of, byte_at, copy_bytes
+from proteinlm.sequence.addresses import address_of, byte_at, copy_bytes, put_byte
 from proteinlm.sequence.alphabet import STANDARD, TOKENS
 from proteinlm.sequence.record_blocks import FRAGMENT, NUCLEOTIDES
 from proteinlm.sequence.wide_bytes import (
@@ -144,7 +144,7 @@ def _letters(text: Any, size: Any, here: Any, tokens: Any, at: Any, wide: Any) -
     token = TOKEN_OF[letter]
     if token >= NO_TOKEN:
         return 0, True, 0, 0
-    copy_bytes(tokens + np.uint64(at), address_of(TOKEN_OF) + np.uint64(letter), 1)
+    put_byte(tokens, at, token)
     return 1, False, np.int64(token >= FIRST_AMBIGUOUS), np.int64(letter & LOWER != 0)
 
 
@@ -153,7 +153,7 @@ def _body(text: Any, size: Any, here: Any, tokens: Any, at: Any, wide: Any, widt
     """Translate sequence lines up to the next record or the first byte without a token.
 
     Args:
-        width: residues of the longest line so far that fits into one step; 0 if there was none.
+        width: residues of the last line so far behind which its sequence goes on; 0 if it did not fit into one step.
 
     Returns:
         where that is, whether it is the next record, the end of the tokens, the number of lines,
@@ -175,8 +175,9 @@ def _body(text: Any, size: Any, here: Any, tokens: Any, at: Any, wide: Any, widt
         if is_stopped:
             if byte_at(text, here) != _LINE_FEED:
                 return here, False, at, num_lines, num_ambiguous, num_lower, width
-            if width < here - line_start < WIDTH:
-                width = here - line_start
+            # the last line of a record tells nothing of the others
+            if here + 1 < size and byte_at(text, here + 1) != _GREATER:
+                width = here - line_start if here - line_start < WIDTH else 0
             num_lines += 1
             here += 1
             line_start = here
@@ -247,33 +248,33 @@ def scan_text(
     """
     here = at = name = line = number = num_odd = all_stops = all_lower = width = 0
     places[:, 0] = 0
-    size, letters, residues, names = len(text), address_of(text), address_of(tokens), address_of(identifiers)
+    size, text_at, tokens_at, names_at = len(text), address_of(text), address_of(tokens), address_of(identifiers)
     while here < size:
-        identifier_end, header_end, is_fragment = _header(letters, size, here + 1)
+        identifier_end, header_end, is_fragment = _header(text_at, size, here + 1)
         if number == len(marks) or name + identifier_end - here - 1 > len(identifiers):
             return -1, 0, 0, 0, 0
         is_plain = identifier_end > here + 1 and text[identifier_end] in (_BLANK, _LINE_FEED, _TAB, _JOINT)
         following, is_whole, end, num_lines, num_ambiguous, num_lower, width = _body(
-            letters, size, header_end + 1, residues, at, wide, width
+            text_at, size, header_end + 1, tokens_at, at, wide, width
         )
         num_stops = 0
         if not is_whole:
-            following, is_whole, num_stop_lines, num_stops = _stops(letters, size, following)
+            following, is_whole, num_stop_lines, num_stops = _stops(text_at, size, following)
             num_lines += num_stop_lines
         counts[LINE, number] = line
         if is_plain and is_whole:
             name_end = name + identifier_end - here - 1
-            copy_bytes(names + np.uint64(name), letters + np.uint64(here + 1), name_end - name)
-            digests[0, number, 0], digests[0, number, 1] = xxh3_128(residues, at, end)
-            digests[1, number, 0], digests[1, number, 1] = _accession_hash(letters, here + 1, identifier_end)
-            counts[NUM_PREDICTABLE, number] = _num_predictable(residues, at, end) if num_ambiguous else end - at
+            copy_bytes(names_at + np.uint64(name), text_at + np.uint64(here + 1), name_end - name)
+            digests[0, number, 0], digests[0, number, 1] = xxh3_128(tokens_at, at, end)
+            digests[1, number, 0], digests[1, number, 1] = _accession_hash(text_at, here + 1, identifier_end)
+            counts[NUM_PREDICTABLE, number] = _num_predictable(tokens_at, at, end) if num_ambiguous else end - at
             counts[NUM_AMBIGUOUS, number], counts[NUM_LOWER, number] = num_ambiguous, num_lower
-            marks[number] = FRAGMENT * is_fragment | NUCLEOTIDES * _looks_like_nucleotides(residues, at, end)
+            marks[number] = FRAGMENT * is_fragment | NUCLEOTIDES * _looks_like_nucleotides(tokens_at, at, end)
             at, name = end, name_end
             all_stops += num_stops
             all_lower += num_lower
         else:
-            following, num_skipped = _skipped(letters, size, following) if not is_whole else (following, 0)
+            following, num_skipped = _skipped(text_at, size, following) if not is_whole else (following, 0)
             num_lines += num_skipped
             counts[NUM_LOWER, number] = 0
             marks[number] = NOT_PLAIN
@@ -306,15 +307,15 @@ def measure_records(
 
     ``counts``, but for lines and lower case, and ``digests`` are filled, NUCLEOTIDES is added to ``marks``.
     """
-    residues, names = address_of(tokens), address_of(identifiers)
+    tokens_at, names_at = address_of(tokens), address_of(identifiers)
     for number in numbers:
         start, end = offsets[number], offsets[number + 1]
         name_start, name_end = identifier_offsets[number], identifier_offsets[number + 1]
-        digests[0, number, 0], digests[0, number, 1] = xxh3_128(residues, start, end)
-        digests[1, number, 0], digests[1, number, 1] = _accession_hash(names, name_start, name_end)
-        counts[NUM_PREDICTABLE, number] = _num_predictable(residues, start, end)
+        digests[0, number, 0], digests[0, number, 1] = xxh3_128(tokens_at, start, end)
+        digests[1, number, 0], digests[1, number, 1] = _accession_hash(names_at, name_start, name_end)
+        counts[NUM_PREDICTABLE, number] = _num_predictable(tokens_at, start, end)
         num_standard = 0
         for place in range(start, end):
             num_standard += tokens[place] < FIRST_AMBIGUOUS
         counts[NUM_AMBIGUOUS, number] = end - start - num_standard
-        marks[number] |= NUCLEOTIDES * _looks_like_nucleotides(residues, start, end)
+        marks[number] |= NUCLEOTIDES * _looks_like_nucleotides(tokens_at, start, end)

@@ -176,7 +176,7 @@ class _TextCutter(FastaText):
             yield self._block(pending)
 
     def _looked_at(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the pieces; the one at hand is known to be usual or is not."""
+        """Yield the pieces, keeping in mind the one at hand if nothing in it needs care."""
         from proteinlm.sequence.usual_text import is_usual
 
         for piece in pieces:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     # the planes of as many tokens as it counts at once
     Counters = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64]]
 
-# counters are 32 bits wide; of so many tokens none gets more than a quarter
+# counters are 32 bits wide, and of so many tokens all may go into one
 _COUNTED_AT_ONCE = 1 << 31
 # stands beside a token without another
 _NO_TOKEN = 255
@@ -57,7 +57,7 @@ class TokenCounter:
             _add_array(part, can_count_planes(), self.counters_for(len(part)))
 
     def counters_for(self, num_tokens: int) -> Counters:
-        """Return where ``add_counts`` counts so many more tokens."""
+        """Return where ``add_counts`` counts so many more tokens, at most 2^31."""
         if self._num_in_tables + num_tokens > _COUNTED_AT_ONCE:
             self._empty_tables()
         self._num_in_tables += num_tokens
@@ -85,23 +85,23 @@ def count_tokens(tokens: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _add_array(tokens: Any, wide: Any, counters: Any) -> None:
-    add_counts(address_of(tokens), len(tokens), wide, counters)
+def _add_array(tokens: Any, in_planes: Any, counters: Any) -> None:
+    add_counts(address_of(tokens), len(tokens), in_planes, counters)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def add_counts(tokens: Any, size: Any, wide: Any, counters: Any) -> None:
+def add_counts(tokens: Any, size: Any, in_planes: Any, counters: Any) -> None:
     """Count tokens in the counters of a ``TokenCounter``.
 
     Args:
         tokens: the address of the first, uint64.
         size: how many there are, int64.
-        wide: whether to count in planes; needs can_count_planes().
+        in_planes: whether to count in planes; needs can_count_planes().
         counters: are added to.
     """
     first, second, sums, planes = counters
     slab, into = NUM_GROUPS * GROUP, address_of(planes)
-    while wide and size >= slab:
+    while in_planes and size >= slab:
         are_low = True
         for group in range(NUM_GROUPS):
             are_low &= store_planes(

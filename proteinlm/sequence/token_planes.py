@@ -2,8 +2,8 @@
 
 Tokens below 32 are five planes of bits. A token occurs where each plane, or its inverse, has a bit, so
 counting is AND and the number of bits set, of 512 tokens at once: no counter waits for what was written to it
-just now, as those of a table do. Needs AVX-512 with VBMI, VPOPCNTDQ and GFNI; elsewhere ``store_planes``
-does nothing and must not be called.
+just now, as those of a table do. Needs AVX-512 with VBMI, VPOPCNTDQ and GFNI; elsewhere neither
+``store_planes`` nor ``count_planes`` may be called.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from proteinlm.sequence.addresses import load_at
 from proteinlm.sequence.wide_bytes import has_feature
 
 # tokens of a group, and the groups that are counted at once
@@ -88,10 +89,7 @@ def store_planes(typing_context: Any, tokens: Any, planes: Any) -> Any:
         if not can_count_planes():
             return cgutils.false_bit
         tokens, planes = arguments
-        parts = [
-            builder.load(builder.inttoptr(builder.add(tokens, _I64(64 * n)), _BYTES.as_pointer()), align=1)
-            for n in range(8)
-        ]
+        parts = [load_at(builder, builder.add(tokens, _I64(64 * n)), _BYTES) for n in range(8)]
         found = _planes_of_group(builder, [_planes_of_64(builder, part) for part in parts])
         for number, plane in enumerate(found):
             builder.store(plane, _words_at(builder, planes, number), align=1)

@@ -16,11 +16,14 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from proteinlm.sequence.addresses import load_at
 from proteinlm.sequence.alphabet import STANDARD, TOKENS
 
 WIDTH = 64  # a usual line and its end: one step
 LOWER = 0x20  # the bit that only letters in lower case have
 NO_TOKEN = 128
+# NUL, a return, the first byte of a byte order mark: a text with one is looked at more closely
+NEED_CARE = b"\0\r\xef"
 TOKEN_OF = np.full(256, NO_TOKEN, dtype=np.uint8)
 for _letter in "ABCDEFGHIKLMNOPQRSTUVWXYZ":  # J has no token
     TOKEN_OF[[ord(_letter), ord(_letter.lower())]] = TOKENS.index(_letter)
@@ -29,7 +32,6 @@ NUCLEOTIDE_TOKENS = [TOKENS.index(letter) for letter in "ACGTUN"]
 FIRST_AMBIGUOUS = int(STANDARD.max()) + 1
 
 _BLANK, _LINE_FEED, _BRACKET = b" \n("
-NEED_CARE = b"\0\r\xef"  # not known to be text of whole lines as it is
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES = ir.VectorType(_I8, WIDTH)
 _LOOKUP = ir.VectorType(_I8, 32)
@@ -53,10 +55,6 @@ def _every(value: int) -> Any:
 def _bits(builder: Any, found: Any) -> Any:
     """Return a mask, the first byte's bit lowest, of a vector of truths."""
     return builder.bitcast(found, _I64)
-
-
-def _vector_at(builder: Any, address: Any) -> Any:
-    return builder.load(builder.inttoptr(address, _BYTES.as_pointer()), align=1)
 
 
 def _chosen(builder: Any, vectors: tuple[Any, Any], numbers: range) -> Any:
@@ -102,7 +100,7 @@ def translate(typing_context: Any, text: Any, tokens: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if not is_wide():
             return cgutils.pack_array(builder, [_I64(1), _I64(0), _I64(0)])
-        letters = _vector_at(builder, arguments[0])
+        letters = load_at(builder, arguments[0], _BYTES)
         found, without = _looked_up(builder, letters)
         builder.store(found, builder.inttoptr(arguments[1], _BYTES.as_pointer()), align=1)
         is_without = builder.icmp_signed("<", without, _every(0))
@@ -118,7 +116,7 @@ def header_masks(typing_context: Any, text: Any) -> Any:
     """Return masks, in 64 bytes, of what may end an identifier, of line feeds and of opening brackets."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        letters = _vector_at(builder, arguments[0])
+        letters = load_at(builder, arguments[0], _BYTES)
         ends = builder.icmp_signed("<=", letters, _every(_BLANK))  # bytes from 128 on are negative
         feeds = builder.icmp_unsigned("==", letters, _every(_LINE_FEED))
         brackets = builder.icmp_unsigned("==", letters, _every(_BRACKET))
@@ -133,7 +131,7 @@ def _finder(wanted: bytes) -> Any:
     @intrinsic  # type: ignore[untyped-decorator]
     def find(typing_context: Any, text: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            letters = _vector_at(builder, arguments[0])
+            letters = load_at(builder, arguments[0], _BYTES)
             found = [builder.icmp_unsigned("==", letters, _every(byte)) for byte in wanted]
             return _bits(builder, functools.reduce(builder.or_, found))
 

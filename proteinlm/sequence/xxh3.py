@@ -20,7 +20,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from proteinlm.sequence.addresses import address_of, read_8, read_32, read_64
+from proteinlm.sequence.addresses import address_of, load_at, read_8, read_32, read_64
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ SECRET = np.frombuffer(
 )
 _SECRET_SIZE = 192
 _STRIPE = 64
-BLOCK = 1024  # bytes after which the accumulators are scrambled: 16 stripes, 8 bytes of the secret each
+HASH_BLOCK = 1024  # bytes after which the accumulators are scrambled: 16 stripes, 8 bytes of the secret each
 
 _PRIME32_1 = _U(0x9E3779B1)
 _PRIME32_2 = _U(0x85EBCA77)
@@ -60,10 +60,6 @@ FIRST_ACCUMULATORS = (
 _I64 = ir.IntType(64)
 _LANES = ir.VectorType(_I64, 8)
 _ACCUMULATORS = types.UniTuple(types.uint64, 8)
-
-
-def _load(builder: Any, address: Any, kind: Any) -> Any:
-    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -124,8 +120,8 @@ def _every_lane(value: int) -> Any:
 
 def _accumulated(builder: Any, lanes: Any, text: Any, secret: Any) -> Any:
     """Return the accumulators after one stripe; the compiler finds the instructions of the machine."""
-    words = _load(builder, text, _LANES)
-    keys = builder.xor(words, _load(builder, secret, _LANES))
+    words = load_at(builder, text, _LANES)
+    keys = builder.xor(words, load_at(builder, secret, _LANES))
     low = builder.and_(keys, _every_lane(0xFFFFFFFF))
     products = builder.mul(low, builder.lshr(keys, _every_lane(32)))
     neighbours = ir.Constant(ir.VectorType(ir.IntType(32), 8), [1, 0, 3, 2, 5, 4, 7, 6])
@@ -167,7 +163,7 @@ def _scramble(typing_context: Any, secret: Any, accumulators: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         lanes = _as_lanes(builder, arguments[1])
         lanes = builder.xor(lanes, builder.lshr(lanes, _every_lane(47)))
-        lanes = builder.xor(lanes, _load(builder, arguments[0], _LANES))
+        lanes = builder.xor(lanes, load_at(builder, arguments[0], _LANES))
         return _as_tuple(builder, builder.mul(lanes, _every_lane(int(_PRIME32_1))))
 
     return _ACCUMULATORS(types.uint64, _ACCUMULATORS), generate
@@ -224,7 +220,7 @@ def _merged(accumulators: Any, secret: Any, start: Any) -> Any:
 def accumulate_blocks(text: Any, num_blocks: Any, secret: Any, found: Any) -> Any:
     """Return the accumulators ``found`` after so many blocks; at least one more byte must follow."""
     for number in range(num_blocks):
-        found = _accumulate(text + _U(number * BLOCK), secret, _U(BLOCK // _STRIPE), found)
+        found = _accumulate(text + _U(number) * _U(HASH_BLOCK), secret, _U(HASH_BLOCK // _STRIPE), found)
         found = _scramble(secret + _U(_SECRET_SIZE - _STRIPE), found)
     return found
 
@@ -239,9 +235,9 @@ def accumulate_end(text: Any, size: Any, secret: Any, found: Any) -> Any:
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _accumulators(text: Any, size: Any, secret: Any) -> Any:
     """Return the accumulators of a text of more than 240 bytes."""
-    num_blocks = (size - _U(1)) // _U(BLOCK)
+    num_blocks = (size - _U(1)) // _U(HASH_BLOCK)
     found = accumulate_blocks(text, num_blocks, secret, FIRST_ACCUMULATORS)
-    before = num_blocks * _U(BLOCK)
+    before = num_blocks * _U(HASH_BLOCK)
     return accumulate_end(text + before, size - before, secret, found)
 
 

@@ -13,8 +13,8 @@ from numba import njit
 
 from proteinlm.sequence.addresses import address_of, copy_bytes
 from proteinlm.sequence.xxh3 import (
-    BLOCK,
     FIRST_ACCUMULATORS,
+    HASH_BLOCK,
     SECRET,
     accumulate_blocks,
     accumulate_end,
@@ -34,7 +34,7 @@ _SHORT = 240
 _SIZE = 8
 _BEFORE = 8 * (_SIZE + 1)
 _HELD = _BEFORE + 64
-_NUM_WORDS = (_HELD + BLOCK) // 8
+_NUM_WORDS = (_HELD + HASH_BLOCK) // 8
 
 
 def new_stream() -> NDArray[np.uint64]:
@@ -54,7 +54,7 @@ def begin_stream(state: Any) -> None:
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def _num_held(state: Any) -> Any:
-    return (state[_SIZE] - np.uint64(1)) % np.uint64(BLOCK) + np.uint64(1) if state[_SIZE] else np.uint64(0)
+    return (state[_SIZE] - np.uint64(1)) % np.uint64(HASH_BLOCK) + np.uint64(1) if state[_SIZE] else np.uint64(0)
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -65,7 +65,7 @@ def _accumulators_of(state: Any) -> Any:
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def add_bytes(state: Any, text: Any, size: Any) -> None:
     """Add ``size`` bytes, a uint64, from an address on."""
-    num_held, held, block = _num_held(state), address_of(state) + np.uint64(_HELD), np.uint64(BLOCK)
+    num_held, held, block = _num_held(state), address_of(state) + np.uint64(_HELD), np.uint64(HASH_BLOCK)
     state[_SIZE] += size
     if num_held + size <= block:
         copy_bytes(held + num_held, text, np.int64(size))

@@ -12,14 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proteinlm.corpus.token_account import TokenAccount
 from proteinlm.sequence import encode
 from proteinlm.sequence.record_blocks import FRAGMENT, NUCLEOTIDES
 from proteinlm.sequence.scanning import NOT_PLAIN, scan_text
+from proteinlm.sequence.token_counts import count_tokens
+from proteinlm.sequence.usual_text import is_usual
 from proteinlm.sequence.wide_bytes import has_feature, is_wide
 
 MORSELS = (
     *("\n", "\n", "\n>a\n", "\n>sp|P1|N (Fragment) x\n", ">", "MKLV" * 16, "MK", "ACGT" * 10, "XBUZO", "J", "m"),
-    *("mkxv" * 20, "M*\n*", "**\n", "j"),
+    *("mkxv" * 20, "M*\n*", "**\n", "j", "MKLVX" * 12 + "\n", "MK" * 31 + "\n", "A" * 63 + "\n", "C" * 64 + "\n"),
     *("*", "\n>\n", "\n> x\n", "\n>é\n", "\n>a\tb\n", "\n>" + "n" * 61, " (Fragment", "\n>a|b (Fragments)\n"),
 )
 WIDTHS = pytest.mark.parametrize(
@@ -52,6 +55,31 @@ def scanned(text: bytes, wide: bool, capacity: int = 1000):
 def test_wide_and_narrow_loops_agree(text):
     whole = f">first{text}\n".encode()
     assert scanned(whole, True) == scanned(whole, False)
+
+
+# at and around what fits into one step, and the widths that programs write
+LINE_WIDTHS = [1, 2, 59, 60, 61, 62, 63, 64, 65, 66, 80, 127, 128, 129]
+# lines in the midst of others of one width, which must not be taken for one of them
+ODD_LINES = [b"", b"MK*", b"*", b"MJK", b"J", b"?MK", b"MK?", b"mkXB", b"M" * 58, b"M" * 63, b"M" * 70, b">MK"]
+
+
+@pytest.mark.skipif(not is_wide(), reason="needs a processor with AVX2")
+@pytest.mark.parametrize("width", LINE_WIDTHS)
+def test_lines_of_one_width_are_read_alike_whatever_stands_between_them(width):
+    random = np.random.default_rng(width)
+    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY" * 9 + b"xXBz", np.uint8)
+    for odd in [*ODD_LINES, None]:
+        for place in range(4):
+            lines = [random.choice(letters, width).tobytes() for _ in range(4)]
+            if odd is not None:
+                lines.insert(place, odd[:width])
+                # as long as the others, and not one of them
+                lines.insert(place, (odd + b"M" * width)[:width])
+            other = int(random.choice(LINE_WIDTHS))
+            last = [random.choice(letters, size).tobytes() for size in (other, other, int(random.integers(1, 70)))]
+            for end in (b"", b"\n>c\n" + b"L" * 100):
+                text = b">a\n" + b"\n".join(lines) + b"\n>b x\n" + b"\n".join(last) + end + b"\n"
+                assert scanned(text, True) == scanned(text, False), (odd, place, end)
 
 
 @WIDTHS
@@ -104,10 +132,10 @@ def test_a_lack_of_room_is_told():
 
 ELSEWHERE = """
 import sys
-from tests.sequence.test_scanning import all_there_is, many_records
+from tests.sequence.test_scanning import all_there_is, counted_and_hashed, many_records
 from proteinlm.sequence.wide_bytes import has_feature
 assert [has_feature(name) for name in ("avx2", "avx512vbmi")] == [sys.argv[1] == "True", False]
-print(all_there_is(many_records()))
+print(all_there_is(many_records()), counted_and_hashed(many_records()))
 """
 
 
@@ -127,6 +155,15 @@ def all_there_is(text: bytes) -> str:
     return hashlib.sha256(repr(scanned(text, is_wide())).encode()).hexdigest()
 
 
+def counted_and_hashed(text: bytes) -> str:
+    tokens = np.frombuffer(text, np.uint8) % 32
+    account = TokenAccount(2048)
+    account.add(tokens)
+    assert account.counts.tolist() == count_tokens(tokens).tolist() == np.bincount(tokens, minlength=33).tolist()
+    usual = [is_usual(text), is_usual(text + b"\r"), is_usual(b"\0" + text)]
+    return f"{account.digest} {usual}"
+
+
 @pytest.mark.parametrize("features", ["", "+avx2,+popcnt,+bmi"], ids=["plain", "AVX2"])
 def test_lesser_processors_find_the_same(features):
     if features and not has_feature("avx2"):
@@ -134,4 +171,4 @@ def test_lesser_processors_find_the_same(features):
     environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
     command = [sys.executable, "-c", ELSEWHERE, str(bool(features))]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert found.strip() == all_there_is(many_records())
+    assert found.strip() == f"{all_there_is(many_records())} {counted_and_hashed(many_records())}"
