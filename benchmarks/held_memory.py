@@ -20,10 +20,10 @@ from proc_files import proc_bytes
 VARIABLE = "BENCHMARK_MEMORY_IS_HELD"
 _RUN = 1 << 20
 # what is left to the system and to those who need memory meanwhile
-_LEFT = 512 << 20
+_LEFT = 256 << 20
 # a page in each MiB of addresses is not always one in each MiB of memory, so there may be more rounds
-_MOST_ROUNDS = 3
-_ENOUGH = 1 << 30
+_MOST_ROUNDS = 8
+_ENOUGH = 1 << 27
 
 
 @contextmanager

@@ -208,14 +208,26 @@ def report(taken: dict[tuple[str, str, int], list[Row]], num_bytes: int, num_pac
 
 
 def ratios(times: dict[tuple[str, str, int], list[float]]) -> list[Row]:
-    """Return the claims: how many times as fast ingestion is as something else in the same turns."""
+    """Return the claims: how many times as fast ingestion is as something else in the same turns.
+
+    Beside the ratio of each turn's times that of the fastest turns: what a host takes to supply pages only adds to a
+    time, and most to that of who writes.
+    """
     one, two = times["ingest", ".fasta", 1], times["ingest", ".fasta", 2]
     packed_one, packed_two = times["ingest", ".gz", 1], times["ingest", ".gz", 2]
     bare = times["igzip", ".gz", 1]
     rows: list[Row] = []
 
     def claim(text: str, rival: list[float], ours: list[float], target: float | None = None) -> None:
-        rows.append({"claim": text, "times_as_fast": round(ratio(rival, ours), 2), "target": target})
+        fastest = round(min(rival) / min(ours), 2)
+        rows.append(
+            {
+                "claim": text,
+                "times_as_fast": round(ratio(rival, ours), 2),
+                "in_fastest_turns": fastest,
+                "target": target,
+            }
+        )
 
     claim("one core, plain, of SimpleFastaParser", times["SimpleFastaParser", ".fasta", 1], one, 1.7)
     claim("one core, plain, of Bio.SeqIO", times["Bio.SeqIO", ".fasta", 1], one, 1.7)
