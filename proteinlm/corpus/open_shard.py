@@ -90,15 +90,15 @@ class OpenShard:
         Raises:
             OutputError: if residues cannot be written.
         """
-        from proteinlm.corpus.record_gathering import copy_records, size_of_records
+        from proteinlm.corpus.record_gathering import copy_records, fill_ends
 
         columns = self.columns
         self.tokens.append(records, numbers, columns[layout.OFFSETS_DATASET].extend(len(numbers)))
         with measured(self.tokens.timings, "gather"):
             offsets, before = records.identifier_offsets, len(columns[layout.IDENTIFIERS_DATASET])
-            names = columns[layout.IDENTIFIERS_DATASET].extend(size_of_records(offsets, numbers))
             ends = columns[layout.IDENTIFIER_OFFSETS_DATASET].extend(len(numbers))
-            copy_records(records.identifiers, offsets, numbers, names, ends, before)
+            names = columns[layout.IDENTIFIERS_DATASET].extend(fill_ends(offsets, numbers, ends, before))
+            copy_records(records.identifiers, offsets, numbers, names)
             if clusters is not None:
                 columns[layout.CLUSTERS_DATASET].extend(len(numbers))[:] = clusters
 

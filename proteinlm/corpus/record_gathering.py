@@ -68,12 +68,23 @@ def _group_records(
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def size_of_records(offsets: NDArray[np.int64], numbers: NDArray[np.int64]) -> int:
-    """Return the sum of the sizes of some records; record i goes from ``offsets[i]`` to ``offsets[i + 1]``."""
-    size = 0
-    for number in numbers:
-        size += offsets[number + 1] - offsets[number]
-    return size
+def fill_ends(offsets: NDArray[np.int64], numbers: NDArray[np.int64], ends: NDArray[np.int64], start: int) -> int:
+    """Tell where some records end that are to stand one after the other.
+
+    Args:
+        offsets: (N + 1,), record i goes from ``offsets[i]`` to ``offsets[i + 1]``.
+        numbers: (M,), which ones.
+        ends: (M,), is filled.
+        start: where the first of them begins.
+
+    Returns:
+        the sum of their sizes.
+    """
+    end = start
+    for place in range(len(numbers)):
+        end += offsets[numbers[place] + 1] - offsets[numbers[place]]
+        ends[place] = end
+    return end - start
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
@@ -91,8 +102,6 @@ def copy_records(
     offsets: NDArray[np.int64],
     numbers: NDArray[np.int64],
     target: NDArray[np.uint8],
-    ends: NDArray[np.int64],
-    start: int,
 ) -> None:
     """Copy some records, one after the other.
 
@@ -101,16 +110,12 @@ def copy_records(
         offsets: (N + 1,), record i is ``values[offsets[i]:offsets[i + 1]]``.
         numbers: (M,), which ones, rising.
         target: is filled from its beginning.
-        ends: (M,), filled with where each record ends in ``target``, counted from ``start``.
-        start: where ``target`` begins.
     """
     done = first = 0
     while first < len(numbers):
         stop = _end_of_run(numbers, first)
         begin, end = offsets[numbers[first]], offsets[numbers[stop - 1] + 1]
         copy_bytes(address_of(target) + np.uint64(done), address_of(values) + np.uint64(begin), end - begin)
-        for number in range(first, stop):
-            ends[number] = start + done + offsets[numbers[number] + 1] - begin
         done += end - begin
         first = stop
 
@@ -124,26 +129,21 @@ def gather_tokens(
 ) -> NDArray[np.uint8]:
     """Return the tokens of some records, one after the other, and take them into an account.
 
-    Arguments are as for ``copy_records``; ends are counted from the tokens that the account has already.
+    Arguments are as for ``copy_records`` and ``fill_ends``; ends are counted from the first token of the account.
     """
-    target = np.empty(size_of_records(offsets, numbers), dtype=np.uint8)
-    start = len(account)
+    target = np.empty(fill_ends(offsets, numbers, ends, len(account)), dtype=np.uint8)
     with account.taking_in(len(target)) as accounting:
-        _gather_tokens(tokens, offsets, numbers, target, ends, start, accounting)
+        _gather_tokens(tokens, offsets, numbers, target, accounting)
     return target
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _gather_tokens(
-    tokens: Any, offsets: Any, numbers: Any, target: Any, ends: Any, start: Any, accounting: Any
-) -> None:
+def _gather_tokens(tokens: Any, offsets: Any, numbers: Any, target: Any, accounting: Any) -> None:
     source, into = address_of(tokens), address_of(target)
     done = num_taken = first = 0
     while first < len(numbers):
         stop = _end_of_run(numbers, first)
         begin, end = offsets[numbers[first]], offsets[numbers[stop - 1] + 1]
-        for number in range(first, stop):
-            ends[number] = start + done + offsets[numbers[number] + 1] - begin
         for place in range(begin, end, _TAKEN_IN_AT_ONCE):
             size = min(_TAKEN_IN_AT_ONCE, end - place)
             copy_bytes(into + np.uint64(done), source + np.uint64(place), size)

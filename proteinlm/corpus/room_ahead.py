@@ -33,21 +33,19 @@ class RoomAhead:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._end = 0
-        self._is_possible = _allocator() is not None
+        # None where it cannot be had, or no longer
+        self._allocate = _allocator()
 
     def reach(self, start: int, end: int) -> None:
         """See to it, if that can be had, that there is room for what is written from ``start`` to ``end``."""
-        if end <= self._end or not self._is_possible:
+        if end <= self._end or self._allocate is None:
             return
         disk = os.fstatvfs(self._descriptor)
-        allocate = _allocator()
         begin = max(start, self._end)
         self._end = end + STEP
-        self._is_possible = (
-            allocate is not None
-            and disk.f_bavail * disk.f_frsize >= LEAST_FREE
-            and allocate(self._descriptor, _KEEP_SIZE, begin, self._end - begin) == 0
-        )
+        is_plenty = disk.f_bavail * disk.f_frsize >= LEAST_FREE
+        if not is_plenty or self._allocate(self._descriptor, _KEEP_SIZE, begin, self._end - begin):
+            self._allocate = None
 
     def give_back(self) -> None:
         """Free what lies behind the end of the file."""

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from proteinlm.sequence.addresses import load_at
-from proteinlm.sequence.wide_bytes import has_feature
+from proteinlm.sequence.wide_bytes import chosen, has_feature
 
 # tokens of a group, and the groups that are counted at once
 GROUP, NUM_GROUPS = 512, 8
@@ -27,7 +27,7 @@ NUM_PLANES = 5
 # tokens that planes tell apart
 NUM_COUNTED = 1 << NUM_PLANES
 
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_I8, _I64 = ir.IntType(8), ir.IntType(64)
 _BYTES, _WORDS = ir.VectorType(_I8, 64), ir.VectorType(_I64, NUM_LANES)
 
 
@@ -37,10 +37,6 @@ def can_count_planes() -> bool:
     return all(has_feature(name) for name in ("avx512vbmi", "avx512vpopcntdq", "gfni"))
 
 
-def _shuffled(builder: Any, first: Any, second: Any, numbers: list[int]) -> Any:
-    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(_I32, len(numbers)), numbers))
-
-
 def _planes_of_64(builder: Any, tokens: Any) -> Any:
     """Return the eight planes of 64 tokens, a word each."""
     kind = ir.FunctionType(_BYTES, [_BYTES, _BYTES, _I8])
@@ -48,7 +44,7 @@ def _planes_of_64(builder: Any, tokens: Any) -> Any:
     # a matrix of bits, the bytes of a word, times a vector with one bit set is a column of it
     columns = ir.Constant(_BYTES, [1 << bit for bit in range(8)] * 8)
     turned = builder.call(product, [columns, tokens, _I8(0)])
-    gathered = _shuffled(builder, turned, turned, [8 * word + plane for plane in range(8) for word in range(8)])
+    gathered = chosen(builder, (turned, turned), [8 * word + plane for plane in range(8) for word in range(8)])
     return builder.bitcast(gathered, _WORDS)
 
 
@@ -56,14 +52,14 @@ def _planes_of_group(builder: Any, parts: list[Any]) -> list[Any]:
     """Return five planes of 512 tokens for the planes of eight times 64."""
     # the order of the tokens within a plane is of no interest, as long as all planes have the same
     even, odd = [0, 8, 2, 10, 4, 12, 6, 14], [1, 9, 3, 11, 5, 13, 7, 15]
-    pairs = [[_shuffled(builder, parts[n], parts[n + 1], numbers) for n in (0, 2, 4, 6)] for numbers in (even, odd)]
+    pairs = [[chosen(builder, (parts[n], parts[n + 1]), numbers) for n in (0, 2, 4, 6)] for numbers in (even, odd)]
     planes = []
     for plane in range(NUM_PLANES):
         of_two = pairs[plane % 2]
         first = plane // 2 * 2
         numbers = [first, first + 1, first + 8, first + 9]
-        of_four = [_shuffled(builder, of_two[n], of_two[n + 1], numbers) for n in (0, 2)]
-        planes.append(_shuffled(builder, of_four[0], of_four[1], [*range(8)]))
+        of_four = [chosen(builder, (of_two[n], of_two[n + 1]), numbers) for n in (0, 2)]
+        planes.append(chosen(builder, (of_four[0], of_four[1]), range(8)))
     return planes
 
 

@@ -7,6 +7,7 @@ Residues are looked up 64 at once where the processor can (AVX-512 VBMI), or 32 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def _bits(builder: Any, found: Any) -> Any:
     return builder.bitcast(found, _I64)
 
 
-def _chosen(builder: Any, vectors: tuple[Any, Any], numbers: range) -> Any:
+def chosen(builder: Any, vectors: tuple[Any, Any], numbers: Sequence[int]) -> Any:
     """Return the elements with these numbers, counted through both vectors."""
     return builder.shuffle_vector(*vectors, ir.Constant(ir.VectorType(_I32, len(numbers)), [*numbers]))
 
@@ -80,12 +81,12 @@ def _looked_up_by_halves(builder: Any, letters: Any) -> Any:
     """Return the tokens of bytes from ``@`` on, of either case; they are wrong, but below 128, for other bytes."""
     kind = ir.FunctionType(_LOOKUP, [_LOOKUP, _LOOKUP])
     shuffle = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pshuf.b")
-    parts = [_chosen(builder, (letters, letters), range(start, start + 32)) for start in (0, 32)]
+    parts = [chosen(builder, (letters, letters), range(start, start + 32)) for start in (0, 32)]
     halves = []
     for first in (0x40, 0x50):
         table = ir.Constant(_LOOKUP, TOKEN_OF[first : first + 16].tolist() * 2)
         first_part, second_part = (builder.call(shuffle, [table, part]) for part in parts)
-        halves.append(_chosen(builder, (first_part, second_part), range(WIDTH)))
+        halves.append(chosen(builder, (first_part, second_part), range(WIDTH)))
     is_second = builder.icmp_unsigned("!=", builder.and_(letters, _every(0x10)), _every(0))
     return builder.select(is_second, halves[1], halves[0])
 
