@@ -38,6 +38,7 @@ from proteinlm.attention import LshConfig, SoftmaxConfig, build_attention
 from proteinlm.model import ModelConfig, Observer
 from proteinlm.model.block import Block, Surroundings
 from proteinlm.model.rotary import RotaryPositions
+from proteinlm.ops.visibility import Visibility
 from proteinlm.randomness import stream, stream_key
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -80,7 +81,7 @@ class Copier(nn.Module):
         # turned by nothing: positions are in the table
         unmoved_BL = torch.zeros_like(tokens_BL)
         rotary = RotaryPositions(unmoved_BL, head_dim=CONFIG.head_dim, base=CONFIG.rotary_base, dtype=torch.float32)
-        around = Surroundings(rotary, observer=observer, is_causal=True)
+        around = Surroundings(rotary, Visibility(*tokens_BL.shape, is_causal=True), observer=observer)
         x_BLD = self.block(self.tokens_VD[tokens_BL] + self.positions_LD[places_BL], around)
         return functional.linear(self.final_norm(x_BLD), self.head_VD)
 
@@ -174,8 +175,10 @@ class _Queries:
     def hidden(self, layer: int, hidden_BLD: Tensor) -> None:
         pass
 
-    def attention(self, layer: int, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, out_BLHK: Tensor) -> None:
-        self.q_BLHK = q_BLHK
+    def attention(
+        self, layer: int, inputs: tuple[Tensor, Tensor, Tensor], out_BLHK: Tensor, visibility: Visibility
+    ) -> None:
+        self.q_BLHK = inputs[0]
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def errors(norm: float, columns: dict[str, FavorConfig], *, is_concentrated: boo
     for name, config in columns.items():
         attention = FavorAttention(config, head_dim=HEAD_DIM, layer=0, seed=0)
         drawn = []
-        for attention.redraw_index in range(NUM_DRAWS):
+        for attention.draw in range(NUM_DRAWS):
             drawn.append(relative_error(attention(q, k, v), exact))
         found[name] = statistics.median(drawn)
     return found

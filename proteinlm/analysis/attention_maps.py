@@ -11,6 +11,7 @@ from torch import Tensor
 from proteinlm.analysis.agreement import MapRows, block_rows, relative_norm
 from proteinlm.attention import Attention
 from proteinlm.model.masked_lm import MaskedLM
+from proteinlm.ops.visibility import Visibility
 
 SeeLayer = Callable[[int, Tensor, Tensor, Tensor], None]
 """Is given a layer's number and its q_BLHK, k_BLHK and v_BLHK."""
@@ -76,10 +77,12 @@ class LayerViewer:
         """Keep the hidden states."""
         self.hidden_states.append(hidden_BLD)
 
-    def attention(self, layer: int, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, out_BLHK: Tensor) -> None:
+    def attention(
+        self, layer: int, inputs: tuple[Tensor, Tensor, Tensor], out_BLHK: Tensor, visibility: Visibility
+    ) -> None:
         """Show the layer to whoever asked, so that nothing of it has to be kept."""
         if self._see_layer is not None:
-            self._see_layer(layer, q_BLHK, k_BLHK, v_BLHK)
+            self._see_layer(layer, *inputs)
 
 
 class HiddenErrors:
@@ -98,5 +101,7 @@ class HiddenErrors:
         error = (hidden_BLD.double() - exact_BLD).square().sum()
         self.errors.append(relative_norm(error, exact_BLD.square().sum()).item())
 
-    def attention(self, layer: int, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, out_BLHK: Tensor) -> None:
+    def attention(
+        self, layer: int, inputs: tuple[Tensor, Tensor, Tensor], out_BLHK: Tensor, visibility: Visibility
+    ) -> None:
         """Ignore what lies between the hidden states."""

@@ -7,8 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from proteinlm.attention.choices import Choices
 from proteinlm.attention.interface import Attention
 from proteinlm.ops import block_sparse_attention as ops
+from proteinlm.ops.visibility import Visibility
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,13 +63,10 @@ class BigBirdAttention(Attention):
         return f"{blocks}, {config.num_global_tokens} global tokens"
 
     def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility, choices: Choices | None
     ) -> Tensor:
-        return ops.bigbird_attention(
-            q_BLHK, k_BLHK, v_BLHK, self.pattern, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-        )
+        return ops.bigbird_attention(q_BLHK, k_BLHK, v_BLHK, self.pattern, visibility=visibility)
 
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        return ops.bigbird_map(q_BLHK, k_BLHK, self.pattern, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows)
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor:
+        q_BLhK, k_BLhK = q_BLHK[:, :, heads], k_BLHK[:, :, heads]
+        return ops.bigbird_map(q_BLhK, k_BLhK, self.pattern, rows=rows, visibility=visibility)

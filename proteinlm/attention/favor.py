@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from proteinlm.attention.adaptive import attend_by_length
-from proteinlm.attention.interface import Attention, check_state
+from proteinlm.attention.choices import Choices
+from proteinlm.attention.interface import check_state
+from proteinlm.attention.redrawn import RedrawnAttention
 from proteinlm.errors import ConfigError, UnavailableError
 from proteinlm.ops import random_features
+from proteinlm.ops.precision import accumulation_dtype
 from proteinlm.ops.random_features import FavorState, FeatureMap, Features, KernelFunction, Projection
 from proteinlm.ops.softmax_attention import softmax_attention
+from proteinlm.ops.visibility import Visibility
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +101,7 @@ def _default(name: str) -> object:
     return next(field.default for field in dataclasses.fields(FavorConfig) if field.name == name)
 
 
-class FavorAttention(Attention):
+class FavorAttention(RedrawnAttention):
     """D^-1 phi(Q) (phi(K)^T V), where phi(x)·phi(y) is an estimate of exp(q·k / sqrt(K)).
 
     Unbiased, but low by ``regularised_ratio`` with "regularised" rows; "generalised" features have a kernel
@@ -106,55 +110,31 @@ class FavorAttention(Attention):
     ``attention_map`` is always that of the features: with ``exact_below`` it is not what ``forward``
     did to short segments. Trigonometric weights can be negative and, where their normaliser comes near
     0, of any size: such attention is for comparison, and training with it is refused.
-
-    The rows are a pure function of (seed, layer, redraw index), neither parameter nor buffer: no
-    checkpoint holds them and ``half()`` leaves them float32.
-
-    Attributes:
-        redraw_index: which draw of the rows is in use; ``set_step`` sets it and so may you.
     """
 
-    is_exact = False
+    has_causal_form = True
 
     def __init__(self, config: FavorConfig, *, head_dim: int, layer: int, seed: int) -> None:
-        super().__init__(head_dim)
+        super().__init__(head_dim=head_dim, layer=layer, seed=seed, redraw_interval=config.redraw_interval)
         self.config = config
-        self.layer = layer
-        self.seed = seed
-        self.redraw_index = 0
-        self._drawn: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
         if config.projection == "none" and config.num_random_features != head_dim:
             found = f"num_random_features is {config.num_random_features}"
             raise ConfigError(f"{found}; without projection there are as many as the head is wide, {head_dim}")
-
-    def set_step(self, step: int) -> None:
-        """Use the draw of optimiser step ``step``: number step // redraw_interval."""
-        self.redraw_index = step // self.config.redraw_interval if self.config.redraw_interval else 0
-
-    def draw_number(self) -> int:
-        """Return the number of the draw in use."""
-        return self.redraw_index
 
     def rows(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor | None:
         """Return the rows in use as rows_MK, as ``favor_attention`` takes them; None without projection."""
         if self.config.projection == "none":
             return None
-        key = (self.redraw_index, torch.device(device), dtype)
-        if key not in self._drawn:
-            self._drawn = {k: rows for k, rows in self._drawn.items() if k[0] == self.redraw_index}
-            # rows first drawn in inference mode could not be used in training afterwards
-            with torch.inference_mode(False):
-                self._drawn[key] = self._draw().to(device, dtype)
-        return self._drawn[key]
+        return self.drawn("rows", self._draw_rows, device, dtype)
 
-    def _draw(self) -> Tensor:
+    def _draw_rows(self) -> Tensor:
         drawn_MK = random_features.projection_rows(
             self.config.num_rows,
             self.head_dim,
             projection=self.config.projection,
             seed=self.seed,
             layer=self.layer,
-            redraw_index=self.redraw_index,
+            redraw_index=self.draw,
         )
         return random_features.feature_rows(drawn_MK, self.config.feature_map)
 
@@ -164,43 +144,37 @@ class FavorAttention(Attention):
         name = config.kernel_function if config.feature_map == "generalised" else config.feature_map
         adaptive = f", exact below {config.exact_below}" if config.exact_below else ""
         centred = "centred " if config.centring else ""
-        return f"{config.num_random_features} {centred}{name} {config.projection} features{adaptive}"
+        return f"{config.num_random_features} {centred}{name} {config.projection} features{adaptive}, {self.redrawing}"
 
     def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility, choices: Choices | None
     ) -> Tensor:
+        rows_MK = self.rows(q_BLHK.device, accumulation_dtype(q_BLHK, k_BLHK, v_BLHK))
+        if visibility.is_causal:
+            return random_features.causal_favor_attention(
+                q_BLHK, k_BLHK, v_BLHK, self._causal(rows_MK), visibility=visibility
+            )
         if self.config.feature_map == "trigonometric" and self.training and torch.is_grad_enabled():
             raise ConfigError("trigonometric features cannot be trained with; expected another feature_map, or eval()")
-        rows_MK = self.rows(q_BLHK.device, random_features.accumulation_dtype(q_BLHK, k_BLHK, v_BLHK))
         by_features = functools.partial(random_features.favor_attention, rows_MK=rows_MK, features=self.config.features)
-        inputs = (q_BLHK, k_BLHK, v_BLHK)
         if self.config.exact_below == 0:
-            return by_features(*inputs, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+            return by_features(q_BLHK, k_BLHK, v_BLHK, visibility=visibility)
         return attend_by_length(
-            inputs,
-            softmax_attention,
-            by_features,
-            self.config.exact_below,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
+            (q_BLHK, k_BLHK, v_BLHK), softmax_attention, by_features, self.config.exact_below, visibility
         )
 
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        rows_MK = self.rows(q_BLHK.device, random_features.accumulation_dtype(q_BLHK, k_BLHK))
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor:
+        rows_MK = self.rows(q_BLHK.device, accumulation_dtype(q_BLHK, k_BLHK))
+        q_BLhK, k_BLhK = q_BLHK[:, :, heads], k_BLHK[:, :, heads]
+        if visibility.is_causal:
+            return random_features.causal_favor_map(
+                q_BLhK, k_BLhK, self._causal(rows_MK), rows=rows, visibility=visibility
+            )
         return random_features.favor_map(
-            q_BLHK,
-            k_BLHK,
-            rows_MK,
-            features=self.config.features,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
-            rows=rows,
+            q_BLhK, k_BLhK, rows_MK, features=self.config.features, rows=rows, visibility=visibility
         )
 
-    def _causal_rows(self, *inputs: Tensor) -> Tensor:
-        rows_MK = self.rows(inputs[0].device, random_features.accumulation_dtype(*inputs))
+    def _causal(self, rows_MK: Tensor | None) -> Tensor:
         name = "centred" if self.config.centring else self.config.feature_map
         if name not in {"positive", "hyperbolic"} or rows_MK is None:
             raise UnavailableError(
@@ -211,28 +185,12 @@ class FavorAttention(Attention):
             raise UnavailableError("exact_below has no causal form; set it to 0")
         return rows_MK
 
-    def _attend_causal(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
-        rows_MK = self._causal_rows(q_BLHK, k_BLHK, v_BLHK)
-        return random_features.causal_favor_attention(
-            q_BLHK, k_BLHK, v_BLHK, rows_MK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-        )
-
-    def _map_causal(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        rows_MK = self._causal_rows(q_BLHK, k_BLHK)
-        return random_features.causal_favor_map(
-            q_BLHK, k_BLHK, rows_MK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
-        )
-
     def _prefill(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility
     ) -> tuple[Tensor, FavorState]:
-        out_BLHK = self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, None)
-        rows_MK = self._causal_rows(q_BLHK, k_BLHK, v_BLHK)
-        return out_BLHK, random_features.favor_state(k_BLHK, v_BLHK, rows_MK, key_mask_BL=key_mask_BL)
+        out_BLHK = self._attend(q_BLHK, k_BLHK, v_BLHK, visibility, None)
+        rows_MK = self._causal(self.rows(q_BLHK.device, accumulation_dtype(q_BLHK, k_BLHK, v_BLHK)))
+        return out_BLHK, random_features.favor_state(k_BLHK, v_BLHK, rows_MK, key_mask_BL=visibility.key_mask_BL)
 
     def _step(self, q_BHK: Tensor, k_BHK: Tensor, v_BHK: Tensor, state: object) -> tuple[Tensor, FavorState]:
         sizes = (*q_BHK.shape[:2], self.config.num_random_features, self.head_dim + 1)

@@ -8,8 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from proteinlm.attention.choices import Choices
 from proteinlm.attention.interface import Attention
-from proteinlm.ops.segments import boundaries, row_bounds
+from proteinlm.ops.blank_map import BlankMap
+from proteinlm.ops.visibility import Visibility
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,23 +35,17 @@ class IdentityAttention(Attention):
         super().__init__(head_dim)
 
     def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility, choices: Choices | None
     ) -> Tensor:
-        boundaries(q_BLHK.shape[0], q_BLHK.shape[1], cu_seqlens)
         out_BLHK: Tensor = _OwnValue.apply(q_BLHK, k_BLHK, v_BLHK)  # type: ignore[no-untyped-call]
-        return out_BLHK if key_mask_BL is None else out_BLHK.masked_fill(~key_mask_BL[..., None, None], 0)
+        mask_BL = visibility.key_mask_BL
+        return out_BLHK if mask_BL is None else out_BLHK.masked_fill(~mask_BL[..., None, None], 0)
 
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        num_windows, length, num_heads, _ = q_BLHK.shape
-        boundaries(num_windows, length, cu_seqlens)
-        first, behind = row_bounds(rows, length)
-        dtype = torch.float64 if torch.float64 in (q_BLHK.dtype, k_BLHK.dtype) else torch.float32
-        map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
-        diagonal_BHR = map_BHRL.diagonal(first, dim1=-2, dim2=-1)
-        diagonal_BHR.copy_(torch.ones(()) if key_mask_BL is None else key_mask_BL[:, None, first:behind])
-        return map_BHRL
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor:
+        blank, mask_BL = BlankMap(visibility, rows, q_BLHK[:, :, heads], k_BLHK), visibility.key_mask_BL
+        diagonal_BHR = blank.map_BHRL.diagonal(blank.first, dim1=-2, dim2=-1)
+        diagonal_BHR.copy_(torch.ones(()) if mask_BL is None else mask_BL[:, None, blank.first : blank.behind])
+        return blank.map_BHRL
 
 
 class _OwnValue(torch.autograd.Function):

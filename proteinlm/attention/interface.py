@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, Unpack
 
-import torch
 from torch import Tensor, nn
 
 from proteinlm.attention.choices import Choices
 from proteinlm.errors import ShapeError, UnavailableError
+from proteinlm.ops.visibility import Seen, Visibility, check_inputs
 
 State = TypeVar("State")
 
@@ -27,6 +28,7 @@ class Attention(nn.Module, ABC):
     is_exact: bool
     # whether keys are the queries themselves, so that a block projects no others
     shares_query_key: bool = False
+    has_causal_form: bool = False
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -38,43 +40,37 @@ class Attention(nn.Module, ABC):
         k_BLHK: Tensor,
         v_BLHK: Tensor,
         *,
-        key_mask_BL: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        is_causal: bool = False,
         choices: Choices | None = None,
+        **seen: Unpack[Seen],
     ) -> Tensor:
-        """Return what each query reads from the values; the mechanism scales by 1 / sqrt(K) itself.
+        """Return what each query (B, L, H, K) reads from the values; the mechanism scales by 1 / sqrt(K) itself.
 
         Args:
-            q_BLHK: queries; ``k_BLHK`` and ``v_BLHK`` have the same shape. Dtypes may differ.
-            key_mask_BL: bool, True where a key is visible; None: all are.
-            cu_seqlens: int32 (S + 1,), where segments start in the flattened B·L positions, and B·L;
-                ends of windows are among them.
-            is_causal: whether a query sees no key behind it.
+            q_BLHK: queries; ``k_BLHK`` and ``v_BLHK`` have the same shape, and not (B, H, L, K). Dtypes may differ.
             choices: remembers or repeats what the mechanism chooses, such as buckets; None: nobody asks.
+            seen: ``visibility``, or what it is made of: ``key_mask_BL``, ``cu_seqlens`` and ``is_causal``, see
+                ``Visibility``.
 
         Returns:
             out_BLHK in the dtype of ``v_BLHK``.
 
         Raises:
             ShapeError: if the arguments do not fit together.
-            UnavailableError: if the mechanism has no causal form.
+            UnavailableError: if the mechanism has no causal form and one is asked for.
         """
-        self._check(q_BLHK, k_BLHK, key_mask_BL, v_BLHK)
-        return self._attend_form(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, is_causal, choices)
+        visibility = self._check(q_BLHK, k_BLHK, v_BLHK, **seen)
+        return self._attend(q_BLHK, k_BLHK, v_BLHK, visibility, choices)
 
     def attention_map(
         self,
         q_BLHK: Tensor,
         k_BLHK: Tensor,
         *,
-        key_mask_BL: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
         rows: slice = slice(None),
         heads: slice = slice(None),
-        is_causal: bool = False,
+        **seen: Unpack[Seen],
     ) -> Tensor:
-        """Return the weights, exact or implied, with which some rows of queries read the values.
+        """Return the weights, exact or implied, with which some rows of queries (B, L, H, K) read the values.
 
         The map times the values is ``forward``'s output (linear attention that normalises the numerator says
         what its map is). Rows sum to 1 where a key is visible and
@@ -84,17 +80,16 @@ class Attention(nn.Module, ABC):
         Args:
             rows: the queries wanted, a slice of L with step 1.
             heads: the heads wanted, a slice of H.
-            is_causal: whether a query sees no key behind it.
+            seen: as for ``forward``.
 
         Returns:
             map_BHRL, float32, or float64 for float64 queries or keys.
 
         Raises:
             ShapeError: if the arguments do not fit together.
-            UnavailableError: if the mechanism has no causal form.
+            UnavailableError: if the mechanism has no causal form and one is asked for.
         """
-        self._check(q_BLHK, k_BLHK, key_mask_BL)
-        return self._map_heads(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens, rows, heads, is_causal)
+        return self._map(q_BLHK, k_BLHK, self._check(q_BLHK, k_BLHK, **seen), rows, heads)
 
     def prefill(
         self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, *, key_mask_BL: Tensor | None = None
@@ -111,8 +106,8 @@ class Attention(nn.Module, ABC):
             ShapeError: if the arguments do not fit together.
             UnavailableError: if the mechanism has no recurrent form.
         """
-        self._check(q_BLHK, k_BLHK, key_mask_BL, v_BLHK)
-        return self._prefill(q_BLHK, k_BLHK, v_BLHK, key_mask_BL)
+        visibility = self._check(q_BLHK, k_BLHK, v_BLHK, key_mask_BL=key_mask_BL)
+        return self._prefill(q_BLHK, k_BLHK, v_BLHK, dataclasses.replace(visibility, is_causal=True))
 
     def step(self, q_BHK: Tensor, k_BHK: Tensor, v_BHK: Tensor, state: object) -> tuple[Tensor, object]:
         """Return what the next token of each window reads, and the state behind it; no gradient.
@@ -131,7 +126,7 @@ class Attention(nn.Module, ABC):
             UnavailableError: if the mechanism has no recurrent form.
         """
         # as windows of one position
-        self._check(q_BHK[:, None], k_BHK[:, None], None, v_BHK[:, None])
+        self._check(q_BHK[:, None], k_BHK[:, None], v_BHK[:, None])
         return self._step(q_BHK, k_BHK, v_BHK, state)
 
     def set_step(self, step: int) -> None:
@@ -141,75 +136,31 @@ class Attention(nn.Module, ABC):
         """Return which draw is in use: a backward pass that computes again needs that of its forward pass."""
         return 0
 
-    def _attend_form(
-        self,
-        q_BLHK: Tensor,
-        k_BLHK: Tensor,
-        v_BLHK: Tensor,
-        key_mask_BL: Tensor | None,
-        cu_seqlens: Tensor | None,
-        is_causal: bool,
-        choices: Choices | None,
-    ) -> Tensor:
-        """Attend in one form; a mechanism that makes discrete choices overrides it."""
-        of_form = self._attend_causal if is_causal else self._attend
-        return of_form(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens)
-
     @abstractmethod
     def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility, choices: Choices | None
     ) -> Tensor: ...
 
     @abstractmethod
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor: ...
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor: ...
 
-    def _map_heads(
-        self,
-        q_BLHK: Tensor,
-        k_BLHK: Tensor,
-        key_mask_BL: Tensor | None,
-        cu_seqlens: Tensor | None,
-        rows: slice,
-        heads: slice,
-        is_causal: bool,
-    ) -> Tensor:
-        """Map some heads; a mechanism that treats heads differently overrides it."""
-        of_form = self._map_causal if is_causal else self._map
-        return of_form(q_BLHK[:, :, heads], k_BLHK[:, :, heads], key_mask_BL, cu_seqlens, rows)
-
-    def _attend_causal(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
-        self._refuse("causal form; leave is_causal out, or use kind 'linear', 'favor', 'lsh' or 'softmax'")
-
-    def _map_causal(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        self._refuse("causal form; leave is_causal out, or use kind 'linear', 'favor', 'lsh' or 'softmax'")
-
-    def _prefill(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None
-    ) -> tuple[Tensor, object]:
-        self._refuse("recurrent form; compute the whole sequence at once, or use kind 'linear' or 'favor'")
+    def _prefill(self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility) -> tuple[Tensor, object]:
+        self._refuse_recurrence()
 
     def _step(self, q_BHK: Tensor, k_BHK: Tensor, v_BHK: Tensor, state: object) -> tuple[Tensor, object]:
-        self._refuse("recurrent form; compute the whole sequence at once, or use kind 'linear' or 'favor'")
+        self._refuse_recurrence()
 
-    def _refuse(self, what: str) -> NoReturn:
-        raise UnavailableError(f"{type(self).__name__} has no {what}")
+    def _refuse_recurrence(self) -> NoReturn:
+        raise UnavailableError(
+            f"{type(self).__name__} has no recurrent form; compute the whole sequence at once, or use kind 'linear' or "
+            "'favor'"
+        )
 
-    def _check(self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, v_BLHK: Tensor | None = None) -> None:
+    def _check(self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor | None = None, **seen: Unpack[Seen]) -> Visibility:
         if q_BLHK.ndim != 4 or q_BLHK.shape[-1] != self.head_dim:
             raise ShapeError(f"queries are {tuple(q_BLHK.shape)}; expected (B, L, H, {self.head_dim})")
-        if k_BLHK.shape != q_BLHK.shape:
-            raise ShapeError(f"keys are {tuple(k_BLHK.shape)} but queries {tuple(q_BLHK.shape)}; expected the same")
-        if key_mask_BL is not None and (key_mask_BL.shape != q_BLHK.shape[:2] or key_mask_BL.dtype != torch.bool):
-            found = f"{key_mask_BL.dtype} {tuple(key_mask_BL.shape)}"
-            raise ShapeError(f"key mask is {found}; expected torch.bool {tuple(q_BLHK.shape[:2])}")
-        if v_BLHK is not None and v_BLHK.shape != q_BLHK.shape:
-            raise ShapeError(f"values are {tuple(v_BLHK.shape)} but queries {tuple(q_BLHK.shape)}; expected the same")
+        bidirectional_only = None if self.has_causal_form else type(self).__name__
+        return check_inputs(q_BLHK, k_BLHK, v_BLHK, bidirectional_only=bidirectional_only, **seen)
 
 
 def check_state(state: object, kind: type[State], field: str, sizes: tuple[int, ...]) -> State:

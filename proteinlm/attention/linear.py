@@ -7,9 +7,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from proteinlm.attention.choices import Choices
 from proteinlm.attention.interface import Attention, check_state
 from proteinlm.ops import linear_attention as ops
 from proteinlm.ops.linear_attention import LinearState, Normalisation
+from proteinlm.ops.visibility import Visibility
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +41,7 @@ class LinearAttention(Attention):
     """
 
     is_exact = False
+    has_causal_form = True
 
     def __init__(self, config: LinearConfig, *, head_dim: int, layer: int, seed: int) -> None:
         super().__init__(head_dim)
@@ -52,24 +55,7 @@ class LinearAttention(Attention):
         return ops.decay_logarithms(num_heads) if self.config.decay == "distance" else None
 
     def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
-        return self._attend_either(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, is_causal=False)
-
-    def _attend_causal(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
-        return self._attend_either(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, is_causal=True)
-
-    def _attend_either(
-        self,
-        q_BLHK: Tensor,
-        k_BLHK: Tensor,
-        v_BLHK: Tensor,
-        key_mask_BL: Tensor | None,
-        cu_seqlens: Tensor | None,
-        *,
-        is_causal: bool,
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility, choices: Choices | None
     ) -> Tensor:
         return ops.linear_attention(
             q_BLHK,
@@ -77,49 +63,25 @@ class LinearAttention(Attention):
             v_BLHK,
             normalisation=self.config.normalisation,
             decay_H=self._decay(q_BLHK.shape[2]),
-            is_causal=is_causal,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
+            visibility=visibility,
         )
 
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        return self._map_heads(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens, rows, slice(None), False)
-
-    def _map_heads(
-        self,
-        q_BLHK: Tensor,
-        k_BLHK: Tensor,
-        key_mask_BL: Tensor | None,
-        cu_seqlens: Tensor | None,
-        rows: slice,
-        heads: slice,
-        is_causal: bool,
-    ) -> Tensor:
-        decay_H = self._decay(q_BLHK.shape[2])
-        return ops.linear_map(
-            q_BLHK[:, :, heads],
-            k_BLHK[:, :, heads],
-            decay_H=None if decay_H is None else decay_H[heads],
-            is_causal=is_causal,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
-            rows=rows,
-        )
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor:
+        decay_H, q_BLhK, k_BLhK = self._decay(q_BLHK.shape[2]), q_BLHK[:, :, heads], k_BLHK[:, :, heads]
+        decay_h = None if decay_H is None else decay_H[heads]
+        return ops.linear_map(q_BLhK, k_BLhK, decay_H=decay_h, rows=rows, visibility=visibility)
 
     def _prefill(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility
     ) -> tuple[Tensor, LinearState]:
-        out_BLHK = self._attend_causal(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, None)
         state = ops.linear_state(
             k_BLHK,
             v_BLHK,
             normalisation=self.config.normalisation,
             decay_H=self._decay(q_BLHK.shape[2]),
-            key_mask_BL=key_mask_BL,
+            key_mask_BL=visibility.key_mask_BL,
         )
-        return out_BLHK, state
+        return self._attend(q_BLHK, k_BLHK, v_BLHK, visibility, None), state
 
     def _step(self, q_BHK: Tensor, k_BHK: Tensor, v_BHK: Tensor, state: object) -> tuple[Tensor, LinearState]:
         sizes = (*q_BHK.shape, self.head_dim + (self.config.normalisation == "division"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from proteinlm.attention.unread import keep_in_graph
 from proteinlm.errors import ShapeError
 from proteinlm.ops import lsh_attention as ops
 from proteinlm.ops.lsh_attention.hashing import MOST_BUCKETS
+from proteinlm.ops.visibility import Seen, Visibility
 
 # settings that only one of the two forms has
 OF_SHARED = ("num_hashes", "num_buckets", "num_chunks_before", "num_chunks_after")
@@ -75,136 +76,73 @@ class LshAttention(RedrawnAttention):
     """
 
     shares_query_key = True
+    has_causal_form = True
 
     def __init__(self, config: LshConfig, *, head_dim: int, layer: int, seed: int) -> None:
         super().__init__(head_dim=head_dim, layer=layer, seed=seed, redraw_interval=config.redraw_interval)
         assert config.shared_query_key, "separate queries and keys are lsh_separate's"
         self.config = config
-        self._drawn: dict[tuple[int, torch.device], Tensor] = {}
 
     def rotations(self, device: torch.device | str = "cpu") -> Tensor:
         """Return the rotations in use as rotations_R2KF, float64."""
-        key = (self.draw, torch.device(device))
-        if key not in self._drawn:
-            self._drawn = {k: drawn for k, drawn in self._drawn.items() if k[0] == self.draw}
-            # tensors first drawn in inference mode could not be used in training afterwards
-            with torch.inference_mode(False):
-                drawn = ops.rotations(
-                    self.config.num_hashes, self.head_dim, seed=self.seed, layer=self.layer, draw=self.draw
-                )
-                self._drawn[key] = drawn.to(device)
-        return self._drawn[key]
+
+        def draw() -> Tensor:
+            return ops.rotations(
+                self.config.num_hashes, self.head_dim, seed=self.seed, layer=self.layer, draw=self.draw
+            )
+
+        return self.drawn("rotations", draw, device)
 
     def extra_repr(self) -> str:
         """Name the settings that tell one mechanism from another."""
         config = self.config
         buckets = f", {config.num_buckets} buckets" if config.num_buckets else ""
         around = f"{config.num_chunks_before} before, {config.num_chunks_after} after"
-        return f"{config.num_hashes} rounds, chunks of {config.chunk_length} ({around}){buckets}, shared query and key"
+        rounds = f"{config.num_hashes} rounds, chunks of {config.chunk_length} ({around}){buckets}"
+        return f"{rounds}, shared query and key, {self.redrawing}"
 
     def sparse_map(
-        self,
-        q_BLHK: Tensor,
-        *,
-        window: int,
-        head: int,
-        key_mask_BL: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        rows: slice = slice(None),
-        is_causal: bool = False,
+        self, q_BLHK: Tensor, *, window: int, head: int, rows: slice = slice(None), **seen: Unpack[Seen]
     ) -> ops.SparseRows:
         """Return some rows of the map of one head in one window, with memory for its few pairs only.
 
         Args:
             window: which of the B windows.
             head: which of the H heads.
-            key_mask_BL: as for ``forward``, as are ``cu_seqlens`` and ``is_causal``.
             rows: the queries wanted, a slice of L with step 1.
+            seen: as for ``forward``.
 
         Raises:
             ShapeError: if the arguments do not fit together.
         """
-        self._check(q_BLHK, q_BLHK, key_mask_BL)
-        windows, length, num_heads, _ = q_BLHK.shape
-        if not (0 <= window < windows and 0 <= head < num_heads):
-            raise ShapeError(f"window {window}, head {head}; expected one of {windows} windows and {num_heads} heads")
-        q_1LHK, mask_1L = q_BLHK[window : window + 1], None if key_mask_BL is None else key_mask_BL[window, None]
-        if cu_seqlens is not None:
-            inside = (cu_seqlens >= window * length) & (cu_seqlens <= (window + 1) * length)
-            cu_seqlens = cu_seqlens[inside] - window * length
-        buckets_1LHR = self._hash(q_1LHK[:, :, head : head + 1], mask_1L, cu_seqlens)
-        return ops.lsh_sparse_map(
-            q_1LHK[0, :, head],
-            buckets_1LHR[0, :, 0],
-            self._chunking(is_causal),
-            is_causal=is_causal,
-            key_mask_L=None if mask_1L is None else mask_1L[0],
-            cu_seqlens=cu_seqlens,
-            rows=rows,
-        )
-
-    def _attend_form(
-        self,
-        q_BLHK: Tensor,
-        k_BLHK: Tensor,
-        v_BLHK: Tensor,
-        key_mask_BL: Tensor | None,
-        cu_seqlens: Tensor | None,
-        is_causal: bool,
-        choices: Choices | None,
-    ) -> Tensor:
-        def choose() -> Tensor:
-            return self._hash(q_BLHK, key_mask_BL, cu_seqlens)
-
-        out_BLHK = ops.lsh_attention(
-            q_BLHK,
-            v_BLHK,
-            choose() if choices is None else choices.make(choose),
-            self._chunking(is_causal),
-            is_causal=is_causal,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
-        )
-        return out_BLHK if k_BLHK is q_BLHK else keep_in_graph(out_BLHK, k_BLHK)
+        visibility = self._check(q_BLHK, q_BLHK, **seen).of_window(window)
+        if not 0 <= head < q_BLHK.shape[2]:
+            raise ShapeError(f"head {head}; expected one of {q_BLHK.shape[2]} heads")
+        q_1L1K = q_BLHK[window : window + 1, :, head : head + 1]
+        buckets_1L1R = self._hash(q_1L1K, visibility)
+        return ops.lsh_sparse_map(q_1L1K, buckets_1L1R, self._chunking(visibility), rows=rows, visibility=visibility)
 
     def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility, choices: Choices | None
     ) -> Tensor:
-        return self._attend_form(q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, False, None)
+        def choose() -> Tensor:
+            return self._hash(q_BLHK, visibility)
 
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        return self._map_form(q_BLHK, key_mask_BL, cu_seqlens, rows, is_causal=False)
+        buckets_BLHR = choose() if choices is None else choices.make(choose)
+        out_BLHK = ops.lsh_attention(q_BLHK, v_BLHK, buckets_BLHR, self._chunking(visibility), visibility=visibility)
+        return out_BLHK if k_BLHK is q_BLHK else keep_in_graph(out_BLHK, k_BLHK)
 
-    def _map_causal(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        return self._map_form(q_BLHK, key_mask_BL, cu_seqlens, rows, is_causal=True)
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor:
+        q_BLhK = q_BLHK[:, :, heads]
+        buckets_BLhR = self._hash(q_BLhK, visibility)
+        return ops.lsh_map(q_BLhK, buckets_BLhR, self._chunking(visibility), rows=rows, visibility=visibility)
 
-    def _map_form(
-        self, q_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice, *, is_causal: bool
-    ) -> Tensor:
-        return ops.lsh_map(
-            q_BLHK,
-            self._hash(q_BLHK, key_mask_BL, cu_seqlens),
-            self._chunking(is_causal),
-            is_causal=is_causal,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
-            rows=rows,
-        )
-
-    def _hash(self, q_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
+    def _hash(self, q_BLHK: Tensor, visibility: Visibility) -> Tensor:
+        config, rotations_R2KF = self.config, self.rotations(q_BLHK.device)
         return ops.hash_buckets(
-            q_BLHK,
-            self.rotations(q_BLHK.device),
-            self.config.chunk_length,
-            num_buckets=self.config.num_buckets,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
+            q_BLHK, rotations_R2KF, config.chunk_length, num_buckets=config.num_buckets, visibility=visibility
         )
 
-    def _chunking(self, is_causal: bool) -> ops.Chunking:
-        config = self.config
-        return ops.Chunking(config.chunk_length, config.num_chunks_before, 0 if is_causal else config.num_chunks_after)
+    def _chunking(self, visibility: Visibility) -> ops.Chunking:
+        num_after = 0 if visibility.is_causal else self.config.num_chunks_after
+        return ops.Chunking(self.config.chunk_length, self.config.num_chunks_before, num_after)

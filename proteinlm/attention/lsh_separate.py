@@ -7,6 +7,7 @@ from torch import Tensor
 from proteinlm.attention.lsh import LshConfig
 from proteinlm.attention.redrawn import OrderedAttention
 from proteinlm.ops import sampled_attention as ops
+from proteinlm.ops.visibility import Visibility
 
 
 class SeparateLshAttention(OrderedAttention):
@@ -33,35 +34,14 @@ class SeparateLshAttention(OrderedAttention):
 
     def extra_repr(self) -> str:
         """Name the settings that tell one mechanism from another."""
-        return f"blocks of {self.config.chunk_length}, {self.config.num_sampled_keys} sampled keys"
+        return f"blocks of {self.config.chunk_length}, {self.config.num_sampled_keys} sampled keys, {self.redrawing}"
 
     def _attend_in_order(
-        self,
-        inputs: tuple[Tensor, Tensor, Tensor],
-        orders_2HT: Tensor,
-        key_mask_BL: Tensor | None,
-        cu_seqlens: Tensor | None,
+        self, inputs: tuple[Tensor, Tensor, Tensor], orders_2HT: Tensor, visibility: Visibility
     ) -> Tensor:
-        return ops.sampled_attention(*inputs, orders_2HT, self.sampling, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+        return ops.sampled_attention(*inputs, orders_2HT, self.sampling, visibility=visibility)
 
-    def _map_heads(
-        self,
-        q_BLHK: Tensor,
-        k_BLHK: Tensor,
-        key_mask_BL: Tensor | None,
-        cu_seqlens: Tensor | None,
-        rows: slice,
-        heads: slice,
-        is_causal: bool,
-    ) -> Tensor:
-        if is_causal:
-            return self._map_causal(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens, rows)
-        options = {"key_mask_BL": key_mask_BL, "cu_seqlens": cu_seqlens}
-        orders_2HT = self.hash_orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens)
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor:
+        orders_2HT = self.hash_orders(q_BLHK, k_BLHK, visibility)
         # each head has a sample of its own
-        return ops.sampled_map(q_BLHK, k_BLHK, orders_2HT, self.sampling, rows=rows, heads=heads, **options)
-
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        return self._map_heads(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens, rows, slice(None), False)
+        return ops.sampled_map(q_BLHK, k_BLHK, orders_2HT, self.sampling, rows=rows, heads=heads, visibility=visibility)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from proteinlm.attention.redrawn import OrderedAttention
 from proteinlm.ops import scatterbrain_attention as ops
-from proteinlm.ops.random_features import accumulation_dtype, feature_rows, projection_rows
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.random_features import feature_rows, projection_rows
+from proteinlm.ops.visibility import Visibility
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,56 +59,44 @@ class ScatterbrainAttention(OrderedAttention):
     def __init__(self, config: ScatterbrainConfig, *, head_dim: int, layer: int, seed: int) -> None:
         super().__init__(head_dim=head_dim, layer=layer, seed=seed, redraw_interval=config.redraw_interval)
         self.config = config
-        self._drawn: tuple[int, Tensor] | None = None
 
     def rows(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the rows in use as rows_MK, as ``scatterbrain_attention`` takes them."""
-        if self._drawn is None or self._drawn[0] != self.draw:
-            # rows first drawn in inference mode could not be used in training afterwards
-            with torch.inference_mode(False):
-                drawn_MK = projection_rows(
-                    self.config.num_random_features // self.config.features_per_row,
-                    self.head_dim,
-                    projection=self.config.projection,
-                    seed=self.seed,
-                    layer=self.layer,
-                    redraw_index=self.draw,
-                )
-                self._drawn = (self.draw, feature_rows(drawn_MK, self.config.feature_map))
-        return self._drawn[1].to(device, dtype)
+        return self.drawn("rows", self._draw_rows, device, dtype)
+
+    def _draw_rows(self) -> Tensor:
+        drawn_MK = projection_rows(
+            self.config.num_random_features // self.config.features_per_row,
+            self.head_dim,
+            projection=self.config.projection,
+            seed=self.seed,
+            layer=self.layer,
+            redraw_index=self.draw,
+        )
+        return feature_rows(drawn_MK, self.config.feature_map)
 
     def extra_repr(self) -> str:
         """Name the settings that tell one mechanism from another."""
         config = self.config
         features = f"{config.num_random_features} {config.feature_map} {config.projection} features"
-        return f"{features}, blocks of {config.block_length}"
+        return f"{features}, blocks of {config.block_length}, {self.redrawing}"
 
     def _attend_in_order(
-        self,
-        inputs: tuple[Tensor, Tensor, Tensor],
-        orders_2HT: Tensor,
-        key_mask_BL: Tensor | None,
-        cu_seqlens: Tensor | None,
+        self, inputs: tuple[Tensor, Tensor, Tensor], orders_2HT: Tensor, visibility: Visibility
     ) -> Tensor:
+        rows_MK = self.rows(inputs[0].device, accumulation_dtype(*inputs))
         return ops.scatterbrain_attention(
-            *inputs,
-            self.rows(inputs[0].device, accumulation_dtype(*inputs)),
-            orders_2HT,
-            block_length=self.config.block_length,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
+            *inputs, rows_MK, orders_2HT, block_length=self.config.block_length, visibility=visibility
         )
 
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor:
+        q_BLhK, k_BLhK = q_BLHK[:, :, heads], k_BLHK[:, :, heads]
         return ops.scatterbrain_map(
-            q_BLHK,
-            k_BLHK,
+            q_BLhK,
+            k_BLhK,
             self.rows(q_BLHK.device, accumulation_dtype(q_BLHK, k_BLHK)),
-            self.hash_orders(q_BLHK, k_BLHK, key_mask_BL, cu_seqlens),
+            self.hash_orders(q_BLhK, k_BLhK, visibility),
             block_length=self.config.block_length,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
             rows=rows,
+            visibility=visibility,
         )

@@ -7,10 +7,12 @@ from typing import Literal
 
 from torch import Tensor
 
+from proteinlm.attention.choices import Choices
 from proteinlm.attention.interface import Attention
 from proteinlm.attention.unread import keep_in_graph
 from proteinlm.ops import softmax_attention as ops
 from proteinlm.ops.softmax_attention import Implementation
+from proteinlm.ops.visibility import Visibility
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,7 @@ class SoftmaxAttention(Attention):
     """
 
     is_exact = True
+    has_causal_form = True
 
     def __init__(self, config: SoftmaxConfig, *, head_dim: int, layer: int, seed: int) -> None:
         super().__init__(head_dim)
@@ -47,56 +50,20 @@ class SoftmaxAttention(Attention):
         self.shares_query_key = config.shared_query_key
 
     def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility, choices: Choices | None
     ) -> Tensor:
-        if self.shares_query_key:
-            return self._attend_shared((q_BLHK, k_BLHK, v_BLHK), key_mask_BL, cu_seqlens, is_causal=False)
-        return ops.softmax_attention(
-            q_BLHK,
-            k_BLHK,
-            v_BLHK,
-            key_mask_BL=key_mask_BL,
-            cu_seqlens=cu_seqlens,
-            implementation=self.config.implementation,
-        )
-
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        if self.shares_query_key:
-            return ops.shared_query_key_map(q_BLHK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows)
-        return ops.softmax_map(q_BLHK, k_BLHK, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows)
-
-    def _attend_causal(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
-        if self.shares_query_key:
-            return self._attend_shared((q_BLHK, k_BLHK, v_BLHK), key_mask_BL, cu_seqlens, is_causal=True)
-        return ops.softmax_attention(
-            q_BLHK, k_BLHK, v_BLHK, is_causal=True, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-        )
-
-    def _map_causal(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        if self.shares_query_key:
-            return ops.shared_query_key_map(
-                q_BLHK, is_causal=True, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
+        if not self.shares_query_key:
+            return ops.softmax_attention(
+                q_BLHK, k_BLHK, v_BLHK, implementation=self._implementation(visibility), visibility=visibility
             )
-        return ops.softmax_map(
-            q_BLHK, k_BLHK, is_causal=True, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
-        )
-
-    def _attend_shared(
-        self,
-        inputs: tuple[Tensor, Tensor, Tensor],
-        key_mask_BL: Tensor | None,
-        cu_seqlens: Tensor | None,
-        *,
-        is_causal: bool,
-    ) -> Tensor:
-        q_BLHK, k_BLHK, v_BLHK = inputs
-        out_BLHK = ops.shared_query_key_attention(
-            q_BLHK, v_BLHK, is_causal=is_causal, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-        )
+        out_BLHK = ops.shared_query_key_attention(q_BLHK, v_BLHK, visibility=visibility)
         return out_BLHK if k_BLHK is q_BLHK else keep_in_graph(out_BLHK, k_BLHK)
+
+    def _implementation(self, visibility: Visibility) -> Implementation:
+        return "auto" if visibility.is_causal else self.config.implementation
+
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor:
+        q_BLhK, k_BLhK = q_BLHK[:, :, heads], k_BLHK[:, :, heads]
+        if self.shares_query_key:
+            return ops.shared_query_key_map(q_BLhK, rows=rows, visibility=visibility)
+        return ops.softmax_map(q_BLhK, k_BLhK, rows=rows, visibility=visibility)

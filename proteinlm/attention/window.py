@@ -7,8 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from proteinlm.attention.choices import Choices
 from proteinlm.attention.interface import Attention
 from proteinlm.ops import window_attention as ops
+from proteinlm.ops.visibility import Visibility
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,15 +43,10 @@ class WindowAttention(Attention):
         return f"{self.config.window} tokens on each side"
 
     def _attend(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
+        self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility, choices: Choices | None
     ) -> Tensor:
-        return ops.window_attention(
-            q_BLHK, k_BLHK, v_BLHK, self.config.window, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-        )
+        return ops.window_attention(q_BLHK, k_BLHK, v_BLHK, self.config.window, visibility=visibility)
 
-    def _map(
-        self, q_BLHK: Tensor, k_BLHK: Tensor, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None, rows: slice
-    ) -> Tensor:
-        return ops.window_map(
-            q_BLHK, k_BLHK, self.config.window, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens, rows=rows
-        )
+    def _map(self, q_BLHK: Tensor, k_BLHK: Tensor, visibility: Visibility, rows: slice, heads: slice) -> Tensor:
+        q_BLhK, k_BLhK = q_BLHK[:, :, heads], k_BLHK[:, :, heads]
+        return ops.window_map(q_BLhK, k_BLhK, self.config.window, rows=rows, visibility=visibility)

@@ -19,6 +19,7 @@ from torch import Tensor
 from proteinlm.batches.token_budget import in_token_batches
 from proteinlm.errors import ConfigError, FastaError, OutputError, ProteinLMError, UnavailableError
 from proteinlm.model import MaskedLM
+from proteinlm.ops.visibility import Visibility
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import alphabet
 from proteinlm.sequence.fasta import FastaRecord
@@ -330,7 +331,9 @@ class _LayerReader:
                 # copy: a view would keep the whole batch alive for as long as one protein is
                 found[kind][layer] = array.copy()
 
-    def attention(self, layer: int, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, out_BLHK: Tensor) -> None:
+    def attention(
+        self, layer: int, inputs: tuple[Tensor, Tensor, Tensor], out_BLHK: Tensor, visibility: Visibility
+    ) -> None:
         """Look away: embeddings do not need the mechanism."""
 
     def _arrays(self, kind: Kind, hidden_TD: Tensor) -> Iterable[NDArray[numpy.floating]]:

@@ -17,6 +17,7 @@ from proteinlm.model.observer import Observer
 from proteinlm.model.query_key_norm import QueryKeyNorm
 from proteinlm.model.rotary import RotaryPositions
 from proteinlm.model.settings import ModelConfig
+from proteinlm.ops.visibility import Visibility
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,16 @@ class Surroundings:
 
     Attributes:
         rotary: turns of the positions.
-        key_mask_BL: True where a key is visible; None: everywhere.
-        cu_seqlens: bounds of the segments over the flattened B * L positions; None: whole windows.
+        visibility: what the positions may see: visible keys of their segment, and if causal no later ones.
         dropout_keys_B: one key a window; None drops nothing.
         observer: somebody who looks at queries, keys, values and hidden states.
-        is_causal: whether no token sees a later one.
         choices: remembers or repeats what the mechanism of a block chooses.
     """
 
     rotary: RotaryPositions
-    key_mask_BL: Tensor | None = None
-    cu_seqlens: Tensor | None = None
+    visibility: Visibility
     dropout_keys_B: Sequence[int] | None = None
     observer: Observer | None = None
-    is_causal: bool = False
     choices: Choices | None = None
 
 
@@ -81,24 +78,16 @@ class Block(nn.Module):
     def attend(self, x_BLD: Tensor, around: Surroundings) -> Tensor:
         """Return the increment of the attention half."""
         q_BLHK, k_BLHK, v_BLHK = self._project(self.attention_norm(x_BLD), around.rotary)
-        out_BLHK = self.attention(
-            q_BLHK,
-            k_BLHK,
-            v_BLHK,
-            key_mask_BL=around.key_mask_BL,
-            cu_seqlens=around.cu_seqlens,
-            is_causal=around.is_causal,
-            choices=around.choices,
-        )
+        out_BLHK = self.attention(q_BLHK, k_BLHK, v_BLHK, visibility=around.visibility, choices=around.choices)
         if around.observer is not None:
-            around.observer.attention(self.layer, q_BLHK, k_BLHK, v_BLHK, out_BLHK)
+            around.observer.attention(self.layer, (q_BLHK, k_BLHK, v_BLHK), out_BLHK, around.visibility)
         increment_BLD = self.attention_output(out_BLHK.flatten(2))
         dropped_BLD: Tensor = self.attention_dropout(increment_BLD, around.dropout_keys_B)
         return dropped_BLD
 
     def _project(self, x_BLD: Tensor, rotary: RotaryPositions) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values; shared queries come back as keys as well, the same tensor."""
-        sizes = (*x_BLD.shape[:2], -1, self.num_heads, self.attention.head_dim)
+        sizes = (*x_BLD.shape[:2], 2 if self.shares_query_key else 3, self.num_heads, self.attention.head_dim)
         if self.shares_query_key:
             q_BLHK, v_BLHK = self.query_value(x_BLD).view(sizes).unbind(dim=2)
             if self.query_key_norm is not None:

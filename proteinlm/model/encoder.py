@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from proteinlm.attention import Attention, build_attention
-from proteinlm.errors import ShapeError
 from proteinlm.model.block import Block, Surroundings
 from proteinlm.model.layers import empty_embedding
 from proteinlm.model.local_convolution import LocalConvolution
@@ -56,7 +54,7 @@ class Encoder(nn.Module):
         """Return the hidden states after the final norm, (B, L, D)."""
         x_BLD = self.embedding(tokens_BL)
         if self.local_convolution is not None:
-            x_BLD = x_BLD + self.local_convolution(x_BLD, key_mask_BL=around.key_mask_BL, cu_seqlens=around.cu_seqlens)
+            x_BLD = x_BLD + self.local_convolution(x_BLD, around.visibility)
         if around.observer is not None:
             around.observer.hidden(0, x_BLD)
         hidden_BLD: Tensor = self.final_norm(self._run_blocks(x_BLD, around))
@@ -73,22 +71,3 @@ class Encoder(nn.Module):
             if around.observer is not None and layer + 1 < len(blocks):
                 around.observer.hidden(layer + 1, x_BLD)
         return x_BLD
-
-
-def check_windows(
-    tokens_BL: Tensor, *, positions_BL: Tensor | None, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-) -> None:
-    """Check that the parts of a batch fit together.
-
-    Raises:
-        ShapeError: says which part has which shape and which was expected.
-    """
-    if tokens_BL.dim() != 2:
-        raise ShapeError(f"tokens have shape {tuple(tokens_BL.shape)}; expected (windows, positions)")
-    for name, part in (("positions", positions_BL), ("key mask", key_mask_BL)):
-        if part is not None and part.shape != tokens_BL.shape:
-            raise ShapeError(f"{name} have shape {tuple(part.shape)} but tokens {tuple(tokens_BL.shape)}")
-    if key_mask_BL is not None and key_mask_BL.dtype != torch.bool:
-        raise ShapeError(f"the key mask is of {key_mask_BL.dtype}; expected torch.bool, True where a key is visible")
-    if cu_seqlens is not None and (cu_seqlens.dim() != 1 or len(cu_seqlens) < 2):
-        raise ShapeError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected (segments + 1,)")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm.model.layers import empty_linear
+from proteinlm.ops.visibility import Visibility
 
 
 class LocalConvolution(nn.Module):
@@ -25,11 +26,11 @@ class LocalConvolution(nn.Module):
         self.filter_OD = nn.Parameter(torch.empty(width, hidden_size))
         self.outer = empty_linear(hidden_size, hidden_size)
 
-    def forward(self, x_BLD: Tensor, *, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
+    def forward(self, x_BLD: Tensor, visibility: Visibility) -> Tensor:
         """Return the increment of each position, (B, L, D)."""
-        if key_mask_BL is not None:
-            x_BLD = x_BLD * key_mask_BL[..., None]
-        segments_BL = segment_numbers(x_BLD.shape[:2], cu_seqlens, x_BLD.device)
+        if visibility.key_mask_BL is not None:
+            x_BLD = x_BLD * visibility.key_mask_BL[..., None]
+        segments_BL = visibility.segment_numbers(x_BLD.device)
         mixed_BLD = x_BLD * self.filter_OD[self.width // 2]
         for offset in range(1, min(self.width // 2, x_BLD.shape[1] - 1) + 1):
             same_Bl1 = (segments_BL[:, offset:] == segments_BL[:, :-offset])[..., None]
@@ -38,15 +39,6 @@ class LocalConvolution(nn.Module):
             mixed_BLD = mixed_BLD + _shifted(later_BlD, before=0, after=offset) + _shifted(earlier_BlD, offset, 0)
         increment: Tensor = self.outer(mixed_BLD)
         return increment
-
-
-def segment_numbers(shape: torch.Size, cu_seqlens: Tensor | None, device: torch.device) -> Tensor:
-    """Return the number of the segment of every position, (B, L); a window is one without ``cu_seqlens``."""
-    windows, length = shape
-    if cu_seqlens is None:
-        return torch.arange(windows, device=device)[:, None].expand(windows, length)
-    positions = torch.arange(windows * length, device=device)
-    return torch.searchsorted(cu_seqlens.to(positions), positions, right=True).view(windows, length)
 
 
 def _shifted(x_BLD: Tensor, before: int, after: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,12 @@ from torch.nn import functional
 from proteinlm.attention import AttentionConfig
 from proteinlm.errors import ConfigError, ShapeError
 from proteinlm.model.block import Surroundings
-from proteinlm.model.encoder import Encoder, check_windows
+from proteinlm.model.encoder import Encoder
 from proteinlm.model.layers import empty_linear
 from proteinlm.model.observer import Observer
 from proteinlm.model.rotary import RotaryPositions
 from proteinlm.model.settings import ModelConfig
+from proteinlm.ops.visibility import Seen, visibility_of
 from proteinlm.randomness import stream_key
 
 
@@ -54,64 +56,55 @@ class MaskedLM(nn.Module):
         if draw_weights:
             _draw_weights(self, seed)
 
-    def forward(
-        self,
-        tokens_BL: Tensor,
-        *,
-        positions_BL: Tensor | None = None,
-        key_mask_BL: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, tokens_BL: Tensor, *, positions_BL: Tensor | None = None, **seen: Unpack[Seen]) -> Tensor:
         """Return logits_BLV; arguments as for ``encode``."""
-        return self.head(
-            self.encode(tokens_BL, positions_BL=positions_BL, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-        )
+        return self.head(self.encode(tokens_BL, positions_BL=positions_BL, **seen))
 
     def encode(
         self,
         tokens_BL: Tensor,
         *,
         positions_BL: Tensor | None = None,
-        key_mask_BL: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
         dropout_keys_B: Sequence[int] | None = None,
         observer: Observer | None = None,
-        is_causal: bool = False,
+        **seen: Unpack[Seen],
     ) -> Tensor:
         """Return the hidden states after the final norm, hidden_BLD.
 
         Args:
             tokens_BL: token ids, int64.
             positions_BL: position of each token in its protein; counts from 0 in every window if None.
-            key_mask_BL: True where a token may be attended to; every token if None.
-            cu_seqlens: int32 bounds of the segments over the flattened B * L positions; None makes
-                every window one segment. Tokens attend within their segment only.
             dropout_keys_B: one key a window, in training mode; None drops nothing.
             observer: is shown queries, keys, values and hidden states.
-            is_causal: whether no token sees a later one of its segment.
+            seen: ``visibility``, or what it is made of: ``key_mask_BL``, ``cu_seqlens`` and ``is_causal``, see
+                ``Visibility``. Made once here, and read by every layer.
 
         Raises:
             ShapeError: if the parts do not fit together.
             ConfigError: if the model cannot be causal.
             PrecisionError: if a reversible trunk cannot be exact any more.
         """
-        if is_causal and self.config.local_convolution:
+        if tokens_BL.dim() != 2:
+            raise ShapeError(f"tokens have shape {tuple(tokens_BL.shape)}; expected (windows, positions)")
+        visibility = visibility_of((tokens_BL.shape[0], tokens_BL.shape[1]), **seen)
+        if visibility.is_causal and self.config.local_convolution:
             raise ConfigError(
                 f"model.local_convolution is {self.config.local_convolution}, which sees later tokens; "
                 "a causal model needs 0"
             )
-        check_windows(tokens_BL, positions_BL=positions_BL, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-        if dropout_keys_B is not None and len(dropout_keys_B) != len(tokens_BL):
-            raise ShapeError(f"{len(dropout_keys_B)} dropout keys for {len(tokens_BL)} windows; expected one a window")
         if positions_BL is None:
             positions_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device).expand_as(tokens_BL)
+        if positions_BL.shape != tokens_BL.shape:
+            raise ShapeError(f"positions have shape {tuple(positions_BL.shape)} but tokens {tuple(tokens_BL.shape)}")
+        if dropout_keys_B is not None and len(dropout_keys_B) != len(tokens_BL):
+            raise ShapeError(f"{len(dropout_keys_B)} dropout keys for {len(tokens_BL)} windows; expected one a window")
         rotary = RotaryPositions(
             positions_BL,
             head_dim=self.config.head_dim,
             base=self.config.rotary_base,
             dtype=self.encoder.embedding.weight.dtype,
         )
-        around = Surroundings(rotary, key_mask_BL, cu_seqlens, dropout_keys_B, observer, is_causal)
+        around = Surroundings(rotary, visibility, dropout_keys_B, observer)
         hidden_BLD: Tensor = self.encoder(tokens_BL, around)
         return hidden_BLD
 

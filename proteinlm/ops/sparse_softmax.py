@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proteinlm.ops.blank_map import BlankMap
 from proteinlm.ops.derivatives import refuse_second_derivative
-from proteinlm.ops.random_features import accumulation_dtype
-from proteinlm.ops.segments import Tile, row_bounds
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.tiles import Tile
 
 # weights of one reading, all heads: 1 MiB in float32; with 4 times as many, narrow windows took 1.7 times the time
 READING_ELEMENTS = 2**18
@@ -176,26 +177,23 @@ def _add(tile: Tile, target_THK: Tensor, x_GJK: Tensor) -> None:
 
 
 @torch.no_grad()
-def sparse_map(q_BLHK: Tensor, k_BLHK: Tensor, plan: Iterable[Reading], rows: slice) -> Tensor:
-    """Return the weights of some rows of queries, without gradient, as map_BHRL.
+def fill_sparsely(blank: BlankMap, q_BLHK: Tensor, k_BLHK: Tensor, plan: Iterable[Reading]) -> Tensor:
+    """Write the weights of the plan's pairs to the rows of a map, and return it as map_BHRL; without gradient.
 
     Args:
         plan: readings of one run each.
-        rows: the queries wanted, a slice of L with step 1.
     """
-    num_windows, length, num_heads, _ = q_BLHK.shape
-    first, behind = row_bounds(rows, length)
-    dtype = accumulation_dtype(q_BLHK, k_BLHK)
-    map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
+    map_BHRL, length = blank.map_BHRL, blank.visibility.length
     q_THK, k_THK = q_BLHK.flatten(0, 1), k_BLHK.flatten(0, 1)
     with torch.autocast(q_BLHK.device.type, enabled=False):
         for reading in plan:
             queries_C, keys_J = (_positions(tile, q_THK.device) for tile in (reading.queries, reading.keys))
             window = int(queries_C[0]) // length
-            wanted_C = (queries_C >= window * length + first) & (queries_C < window * length + behind)
+            rows_C = queries_C - window * length
+            wanted_C = (rows_C >= blank.first) & (rows_C < blank.behind)
             if wanted_C.any():
-                weights_HCJ = _weights(reading, _queries(reading, q_THK, dtype), _seen(reading, k_THK, dtype))
-                rows_R1 = (queries_C[wanted_C] % length - first)[:, None]
+                weights_HCJ = reading_weights(reading, q_THK, k_THK, map_BHRL.dtype)
+                rows_R1 = (rows_C[wanted_C] - blank.first)[:, None]
                 map_BHRL[window][:, rows_R1, keys_J % length] = weights_HCJ[:, wanted_C]
     return map_BHRL
 

@@ -33,8 +33,8 @@ class Recorder:
 
     def hidden(self, layer, hidden_BLD): ...
 
-    def attention(self, layer, q_BLHK, k_BLHK, v_BLHK, out_BLHK):
-        self.layers.append((q_BLHK, k_BLHK, v_BLHK))
+    def attention(self, layer, inputs, out_BLHK, visibility):
+        self.layers.append(inputs)
 
 
 def test_figures_of_a_head_are_those_of_whole_maps(report, run_folder, proteins):

@@ -158,10 +158,10 @@ def test_a_map_of_some_heads_is_that_part_of_the_map(causal, is_causal):
 class OnlyBidirectional(Attention):
     is_exact = False
 
-    def _attend(self, q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens):
+    def _attend(self, q_BLHK, k_BLHK, v_BLHK, visibility, choices):
         return v_BLHK
 
-    def _map(self, q_BLHK, k_BLHK, key_mask_BL, cu_seqlens, rows):
+    def _map(self, q_BLHK, k_BLHK, visibility, rows, heads):
         raise NotImplementedError
 
 

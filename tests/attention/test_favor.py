@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 
 import pytest
@@ -49,7 +50,7 @@ def test_without_an_interval_the_first_draw_stays():
 
 def test_another_run_of_the_same_step_uses_the_same_rows():
     one, other = build(layer=1, seed=7), build(layer=1, seed=7)
-    one.redraw_index = other.redraw_index = 4
+    one.draw = other.draw = 4
     assert torch.equal(one.rows(), other.rows())
 
 
@@ -267,3 +268,26 @@ def test_causal_form_of_what_has_none_is_refused(settings):
         attention(q_BLHK, q_BLHK, q_BLHK, is_causal=True)
     with pytest.raises(UnavailableError, match="no causal form"):
         attention.prefill(q_BLHK, q_BLHK, q_BLHK)
+
+
+def test_the_page_on_attention_begins_with_lines_that_run_in_somebody_elses_model(project_root):
+    page = (project_root / "docs" / "attention.md").read_text()
+    block = re.search(r"```python\n(.*?)```", page[:1500], re.DOTALL)
+    torch_layout = [torch.randn(1, 4, 300, 64) for _ in range(3)]
+    names = dict(zip("qkv", (x.transpose(1, 2) for x in torch_layout), strict=True))
+    # short queries and keys, as the page asks for
+    names |= {name: 2 * torch.nn.functional.normalize(names[name], dim=-1) for name in "qk"}
+    # positive values: an output is then in error by no more than the weights are
+    names["v"] = names["v"].abs()
+    exec(block[1], names)
+    exact = softmax_attention(names["q"], names["k"], names["v"])
+    assert names["out"].shape == (1, 300, 4, 64)
+    # numerator and normaliser: |x + y|^2 is at most 2, so each weight has a relative deviation of sqrt(expm1(2) / 256)
+    assert (names["out"] - exact).norm() < 2 * math.sqrt(math.expm1(2) / 256) * exact.norm()
+
+
+def test_a_mechanism_says_how_it_redraws():
+    attention = build(redraw_interval=1000)
+    attention.set_step(2500)
+    assert "draw 2, redrawn every 1,000 steps told by set_step" in repr(attention)
+    assert "draw 0, never redrawn" in repr(build(redraw_interval=0))

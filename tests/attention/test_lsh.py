@@ -106,8 +106,10 @@ def test_a_sparse_map_of_one_head_is_part_of_the_map():
     expected = attention.attention_map(q, q, rows=slice(5, 30), **options)[1, 2]
     found = attention.sparse_map(q, window=1, head=2, rows=slice(5, 30), **options)
     torch.testing.assert_close(found.to_dense(), expected, rtol=0, atol=1e-12)
-    with pytest.raises(ShapeError, match="window 2, head 0; expected one of 2 windows and 3 heads"):
+    with pytest.raises(ShapeError, match="window 2; expected one of 2 windows"):
         attention.sparse_map(q, window=2, head=0)
+    with pytest.raises(ShapeError, match="head 3; expected one of 3 heads"):
+        attention.sparse_map(q, window=0, head=3)
 
 
 def test_separate_queries_and_keys_have_a_mechanism_of_their_own():

@@ -29,7 +29,7 @@ def test_step_and_recipe_are_those_saved(checkpoint: Path):
 
 def test_random_features_are_those_of_the_step_saved(checkpoint: Path):
     blocks = proteinlm.load(checkpoint).model.encoder.blocks
-    assert [block.attention.redraw_index for block in blocks] == [2, 2]
+    assert [block.attention.draw for block in blocks] == [2, 2]
 
 
 def test_run_folder_opens_like_its_checkpoint(checkpoint: Path, tmp_path: Path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from proteinlm.model.local_convolution import LocalConvolution, segment_numbers
+from proteinlm.model.local_convolution import LocalConvolution
+from proteinlm.ops.visibility import Visibility
 
 
 def _naive(x_LD, filter_OD, segments):
@@ -25,7 +26,7 @@ def test_equals_the_sum_over_neighbours_of_the_same_segment():
         convolution.outer.bias.zero_()
     x = torch.randn(2, 9, 3, dtype=torch.float64)
     bounds = torch.tensor([0, 4, 5, 9, 18], dtype=torch.int32)
-    y = convolution(x, key_mask_BL=None, cu_seqlens=bounds)
-    segments = segment_numbers(torch.Size((2, 9)), bounds, x.device)
+    y = convolution(x, Visibility(2, 9, cu_seqlens=bounds))
+    segments = torch.tensor([[0] * 4 + [1] + [2] * 4, [3] * 9])
     for row in range(2):
         assert torch.allclose(y[row], _naive(x[row], convolution.filter_OD, segments[row].tolist()), atol=1e-12)

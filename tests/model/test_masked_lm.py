@@ -8,7 +8,7 @@ import torch
 from proteinlm.attention import FavorConfig, SoftmaxConfig
 from proteinlm.errors import ShapeError
 from proteinlm.model import MaskedLM, ModelConfig
-from tests.model.conftest import residues
+from tests.model.conftest import SMALL, residues
 
 # rounding of float64 through two layers
 TOLERANCE = 1e-10
@@ -119,9 +119,10 @@ def test_observer_sees_every_layer(build, attention):
             seen.append(("hidden", layer))
             self.last = hidden_BLD
 
-        def attention(self, layer, q_BLHK, k_BLHK, v_BLHK, out_BLHK):
+        def attention(self, layer, inputs, out_BLHK, visibility):
             seen.append(("attention", layer))
-            assert q_BLHK.shape == k_BLHK.shape == v_BLHK.shape == out_BLHK.shape
+            assert all(x.shape == out_BLHK.shape for x in inputs)
+            assert (visibility.num_windows, visibility.length) == out_BLHK.shape[:2]
 
     model, watcher = build(attention), Watcher()
     hidden = model.encode(residues(11), observer=watcher)
@@ -131,8 +132,19 @@ def test_observer_sees_every_layer(build, attention):
 
 def test_shapes_that_do_not_fit_are_refused_by_name(build, attention):
     model = build(attention)
-    with pytest.raises(ShapeError, match=r"key mask have shape \(1, 4\) but tokens \(1, 5\)"):
+    with pytest.raises(ShapeError, match=r"key mask is torch.bool \(1, 4\); expected torch.bool \(1, 5\)"):
         model(residues(5), key_mask_BL=torch.ones(1, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("sizes", [(1, 0), (0, 5), (0, 0)], ids=["no position", "no window", "neither"])
+@pytest.mark.parametrize("reversible", [False, True], ids=["ordinary", "reversible"])
+@pytest.mark.parametrize("name", list(SMALL))
+def test_where_there_is_no_token_nothing_comes_out_and_weights_get_gradients_of_zero(build, name, reversible, sizes):
+    model = build(SMALL[name], reversible=reversible, local_convolution=3)
+    logits = model(torch.zeros(sizes, dtype=torch.int64))
+    assert logits.shape == (*sizes, 33)
+    logits.sum().backward()
+    assert not any(weight.grad.any() for weight in model.encoder.blocks.parameters())
 
 
 @pytest.mark.parametrize(

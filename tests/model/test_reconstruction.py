@@ -91,7 +91,7 @@ class HashingAttention(Attention):
         self.used = []
         self.num_chosen = 0
 
-    def _attend_form(self, q_BLHK, k_BLHK, v_BLHK, key_mask_BL, cu_seqlens, is_causal, choices):
+    def _attend(self, q_BLHK, k_BLHK, v_BLHK, visibility, choices):
         def choose():
             self.num_chosen += 1
             return ((q_BLHK.detach() * 2**24).floor() % 2).to(torch.int16)
@@ -99,9 +99,6 @@ class HashingAttention(Attention):
         bucket_BLHK = choose() if choices is None or not self.listens else choices.make(choose)
         self.used.append(bucket_BLHK)
         return v_BLHK * (1 + bucket_BLHK) + q_BLHK
-
-    def _attend(self, *_):
-        raise AssertionError("unused")
 
     def _map(self, *_):
         raise AssertionError("unused")

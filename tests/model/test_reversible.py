@@ -263,8 +263,8 @@ class Watcher:
     def hidden(self, layer, hidden_BLD):
         self.seen.append((layer, hidden_BLD.detach()))
 
-    def attention(self, layer, q_BLHK, k_BLHK, v_BLHK, out_BLHK):
-        self.seen.append((layer, torch.stack((q_BLHK, k_BLHK, v_BLHK, out_BLHK)).detach()))
+    def attention(self, layer, inputs, out_BLHK, visibility):
+        self.seen.append((layer, torch.stack((*inputs, out_BLHK)).detach()))
 
 
 def test_observer_sees_each_layer_once_and_the_average_of_the_streams(model, by_autograd):
@@ -276,6 +276,18 @@ def test_observer_sees_each_layer_once_and_the_average_of_the_streams(model, by_
     for (layer, found), (other, wanted) in zip(watcher.seen, expected.seen, strict=True):
         assert layer == other
         assert (found - wanted).abs().max() < TOLERANCE
+
+
+def test_hooks_of_blocks_are_silent_and_those_of_their_parts_fire_as_the_page_says(build, project_root):
+    model, heard = build(SoftmaxConfig(), reversible=True), []
+    block = model.encoder.blocks[0]
+    block.register_forward_hook(lambda *_: heard.append("block"))
+    block.attention.register_forward_hook(lambda *_: heard.append("attention"))
+    model(windows()).sum().backward()
+    # forward, and once more on the way back
+    assert heard == ["attention", "attention"]
+    page = (project_root / "docs" / "reformer_trunk.md").read_text()
+    assert "A forward hook on a block is never called in a reversible trunk" in page
 
 
 def test_weights_have_the_names_of_an_ordinary_model(build):

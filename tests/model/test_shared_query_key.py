@@ -29,8 +29,8 @@ def test_queries_and_keys_of_a_shared_block_are_one_tensor(build):
     class Watcher:
         def hidden(self, layer, hidden_BLD): ...
 
-        def attention(self, layer, q_BLHK, k_BLHK, v_BLHK, out_BLHK):
-            seen.append(q_BLHK is k_BLHK)
+        def attention(self, layer, inputs, out_BLHK, visibility):
+            seen.append(inputs[0] is inputs[1])
 
     build(LSH).encode(residues(20), observer=Watcher())
     assert seen == [True, True]

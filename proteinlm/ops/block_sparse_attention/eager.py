@@ -3,81 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
+from proteinlm.ops.blank_map import BlankMap
 from proteinlm.ops.block_sparse_attention.pattern import BlockPattern, random_blocks, reaches
-from proteinlm.ops.segments import Segment, Tile, find_segments, finite_queries
-from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, sparse_map, sparse_softmax
+from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, fill_sparsely, sparse_softmax
+from proteinlm.ops.tiles import Segment, Tile
+from proteinlm.ops.visibility import Seen, Visibility, check_inputs
 
 # a run of positions, half-open
 Run = tuple[int, int]
 
 
 def bigbird_attention(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    v_BLHK: Tensor,
-    pattern: BlockPattern,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, pattern: BlockPattern, **seen: Unpack[Seen]
 ) -> Tensor:
-    """Return softmax attention over a window, global tokens and random blocks (see ``pattern``).
+    """Return softmax attention of q, k, v (B, L, H, K) over a window, global tokens and random blocks.
 
-    Exactly 0, with zero gradients, where a query sees no key. Each segment has a pattern of its own,
+    See ``pattern``. Exactly 0, with zero gradients, where a query sees no key. Each segment has a pattern of its own,
     a function of its length up to the last visible key, the seed and the layer: packed and padded
     equal alone. Time linear in L for fixed sizes, memory O(L K) a head, forward and backward; any
     length. Scores and sums are float32 for any input but float64, also under autocast.
 
     Args:
-        key_mask_BL: True where a key is visible.
-        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+        seen: see ``Visibility``; there is no causal form.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
+    Raises:
+        ShapeError: if the arguments do not fit together.
+        UnavailableError: if a causal form is asked for.
+
     Source: Zaheer et al., NeurIPS 2020, arXiv:2007.14062, section 2.
     """
-    pairs = _pairs(q_BLHK, pattern, key_mask_BL, cu_seqlens)
-    plan = [_reading(group, q_BLHK.device) for group in _group(pairs, READING_ELEMENTS // q_BLHK.shape[2])]
-    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
-    return sparse_softmax(q_BLHK, k_BLHK, v_BLHK, plan)
+    visibility = check_inputs(q_BLHK, k_BLHK, v_BLHK, bidirectional_only="BigBird's attention", **seen)
+    most_weights = READING_ELEMENTS // q_BLHK.shape[2]
+    # each layer has a pattern of its own: there is nothing for another one to use again
+    groups = _group(_pairs(visibility, pattern, most_weights), most_weights)
+    plan = [_reading(group, q_BLHK.device) for group in groups]
+    return sparse_softmax(visibility.finite_queries(q_BLHK), k_BLHK, v_BLHK, plan)
 
 
 def bigbird_map(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    pattern: BlockPattern,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    rows: slice = slice(None),
+    q_BLHK: Tensor, k_BLHK: Tensor, pattern: BlockPattern, *, rows: slice = slice(None), **seen: Unpack[Seen]
 ) -> Tensor:
-    """Return the weights of ``bigbird_attention`` for some rows of queries, without gradient.
+    """Return the weights of ``bigbird_attention`` for some rows of queries (B, L, H, K), without gradient.
 
     Args:
         rows: the queries wanted, a slice of L with step 1.
+        seen: see ``Visibility``; there is no causal form.
 
     Returns:
         map_BHRL, float32, or float64 for float64 queries or keys; rows sum to 1 where a key is seen
         and are 0 elsewhere.
     """
-    pairs = _pairs(q_BLHK, pattern, key_mask_BL, cu_seqlens)
-    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
-    return sparse_map(q_BLHK, k_BLHK, (_reading([pair], q_BLHK.device) for pair in pairs), rows)
+    visibility = check_inputs(q_BLHK, k_BLHK, bidirectional_only="BigBird's attention", **seen)
+    pairs = _pairs(visibility, pattern, READING_ELEMENTS // q_BLHK.shape[2])
+    readings = (_reading([pair], q_BLHK.device) for pair in pairs)
+    return fill_sparsely(
+        BlankMap(visibility, rows, q_BLHK, k_BLHK), visibility.finite_queries(q_BLHK), k_BLHK, readings
+    )
 
 
-def _pairs(
-    q_BLHK: Tensor, pattern: BlockPattern, key_mask_BL: Tensor | None, cu_seqlens: Tensor | None
-) -> list[tuple[Tensor, Tensor]]:
+def _pairs(visibility: Visibility, pattern: BlockPattern, most_weights: int) -> list[tuple[Tensor, Tensor]]:
     """Return positions of queries with the positions that they all see, at least one, on the CPU."""
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten().cpu()
-    most_weights = READING_ELEMENTS // q_BLHK.shape[2]
+    mask_T = None if visibility.mask_T is None else visibility.mask_T.cpu()
     pairs = []
-    for segment, reach in zip(segments, reaches(segments, mask_T), strict=True):
+    for segment, reach in zip(visibility.segments, reaches(visibility.segments, mask_T), strict=True):
         for (first, behind), runs in _sets(segment, reach, pattern) if segment.num_visible else ():
             keys_J = torch.cat([torch.arange(a + segment.start, b + segment.start) for a, b in runs])
             if mask_T is not None and segment.num_visible < len(segment):

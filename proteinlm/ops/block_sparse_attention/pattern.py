@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proteinlm.ops.segments import Segment
+from proteinlm.ops.tiles import Segment
 from proteinlm.randomness import stream
 
 

@@ -18,18 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from proteinlm.errors import ShapeError
+from proteinlm.ops.blank_map import BlankMap, MapPart
 from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.linear_attention.features import Normalisation, features, slopes
 from proteinlm.ops.linear_attention.flat import flat_linear
 from proteinlm.ops.linear_attention.loading import LoadPair, gradients_of_sums, keys_and_values, normalise, side_by_side
-from proteinlm.ops.random_features.features import accumulation_dtype
-from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.tiles import Tile, cut_segment
+from proteinlm.ops.visibility import Seen, check_inputs
 
 # features of one tile, all heads: 1 MiB in float32; of several such tensors two cores keep the ones in use close
 TILE_ELEMENTS = 2**18
@@ -152,11 +154,9 @@ def linear_attention(
     *,
     normalisation: Normalisation = "division",
     decay_H: Tensor | None = None,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
-    """Return linear attention, bidirectional or causal.
+    """Return linear attention of q, k, v (B, L, H, K), bidirectional or causal.
 
     With A_ij = phi(q_i)·phi(k_j) gamma^|i - j| over the visible keys j of i's segment, those up to i if
     causal, and n_i = sum_j A_ij v_j: out_i = n_i / sum_j A_ij ("division") or
@@ -166,25 +166,23 @@ def linear_attention(
     Args:
         decay_H: log gamma of each head, see ``decay_logarithms``; None: no decay. Hidden positions count as
             distance.
-        key_mask_BL: True where a key is visible.
-        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+        seen: see ``Visibility``.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
 
     Raises:
-        ShapeError: if there is not one decay for each head.
+        ShapeError: if the arguments do not fit together, or there is not one decay for each head.
 
     Source: see ``reference``.
     """
-    check_decay(decay_H, q_BLHK.shape[2])
-    decay = PairDecay(is_causal, decay_H)
+    visibility = check_inputs(q_BLHK, k_BLHK, v_BLHK, **seen)
     num_heads, head_dim = q_BLHK.shape[2:]
+    check_decay(decay_H, num_heads)
+    decay = PairDecay(visibility.is_causal, decay_H)
     tile_length = max(1, TILE_ELEMENTS // (num_heads * head_dim)) if decay.is_flat else CHUNK_LENGTH
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
-    plan = plan_tiles(segments, mask_T, q_BLHK.device, tile_length)
-    q_THK, k_THK, v_THK = (x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK))
+    plan = visibility.tiles(q_BLHK.device, tile_length)
+    q_THK, k_THK, v_THK = (x.flatten(0, 1) for x in (visibility.finite_queries(q_BLHK), k_BLHK, v_BLHK))
     if decay.is_flat:
         return flat_linear(q_THK, k_THK, v_THK, plan, normalisation).view_as(v_BLHK)
     out_THK: Tensor = _Linear.apply(q_THK, k_THK, v_THK, plan, decay, normalisation)  # type: ignore[no-untyped-call]
@@ -276,12 +274,10 @@ def linear_map(
     k_BLHK: Tensor,
     *,
     decay_H: Tensor | None = None,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
     rows: slice = slice(None),
+    **seen: Unpack[Seen],
 ) -> Tensor:
-    """Return the weights A_ij / sum_j A_ij of linear attention for some rows of queries.
+    """Return the weights A_ij / sum_j A_ij of linear attention for some rows of queries (B, L, H, K).
 
     Positive; rows sum to 1 where a key is visible and are 0 elsewhere. Times the values it is the output with
     "division"; the output with "numerator" is that product divided by the root of its mean square. No
@@ -289,62 +285,40 @@ def linear_map(
 
     Args:
         rows: the queries wanted, a slice of L with step 1.
+        seen: see ``Visibility``.
 
     Returns:
         map_BHRL, float32, or float64 for float64 queries or keys.
 
     Raises:
-        ShapeError: if there is not one decay for each head.
+        ShapeError: if the arguments do not fit together, or there is not one decay for each head.
     """
-    num_windows, length, num_heads, _ = q_BLHK.shape
-    check_decay(decay_H, num_heads)
-    decay = PairDecay(is_causal, decay_H)
-    dtype = accumulation_dtype(q_BLHK, k_BLHK)
-    first, behind = row_bounds(rows, length)
-    map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
-    flat = (finite_queries(q_BLHK, key_mask_BL).flatten(0, 1), k_BLHK.flatten(0, 1))
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
+    visibility = check_inputs(q_BLHK, k_BLHK, **seen)
+    check_decay(decay_H, q_BLHK.shape[2])
+    decay = PairDecay(visibility.is_causal, decay_H)
+    blank = BlankMap(visibility, rows, q_BLHK, k_BLHK)
+    flat = (visibility.finite_queries(q_BLHK).flatten(0, 1), k_BLHK.flatten(0, 1))
     with torch.autocast(q_BLHK.device.type, enabled=False):
-        for segment in find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens):
-            origin = segment.start // length * length
-            start, stop = max(origin + first, segment.start), min(origin + behind, segment.stop)
-            if start < stop and segment.num_visible:
-                for query_tile in cut_segment(Segment(start, stop, stop - start), None, CHUNK_LENGTH):
-                    keys = cut_segment(segment, mask_T, CHUNK_LENGTH)
-                    window_HRL = map_BHRL[origin // length]
-                    _map_rows(window_HRL, (origin + first, origin), query_tile, keys, flat, decay)
-    return map_BHRL
+        for part in blank.parts():
+            keys = cut_segment(part.segment, visibility.mask_T, CHUNK_LENGTH)
+            for queries in part.queries(CHUNK_LENGTH):
+                _map_rows(part, queries, keys, flat, decay)
+    return blank.map_BHRL
 
 
 def _map_rows(
-    map_HRL: Tensor,
-    origins: tuple[int, int],
-    query_tile: Tile,
-    keys: Sequence[Tile],
-    inputs: tuple[Tensor, Tensor],
-    decay: PairDecay,
+    part: MapPart, queries: Tile, keys: Sequence[Tile], inputs: tuple[Tensor, Tensor], decay: PairDecay
 ) -> None:
-    """Fill in some rows of the map of one segment; ``origins`` is the position of its corner."""
-    q_THK, k_THK = inputs
-    phi_HCK = features(query_tile.look(q_THK, map_HRL.dtype))
-    rows = _positions(query_tile)
-    written = map_HRL[:, rows.start - origins[0] : rows.stop - origins[0]]
+    """Fill in some rows of the map of one segment."""
+    (q_THK, k_THK), written_HCJ = inputs, part.rows(queries)
+    phi_HCK = features(queries.look(q_THK, written_HCJ.dtype))
     for tile in keys:
-        columns = _positions(tile)
-        key_phi_HCK = tile.hide_keys(features(tile.look(k_THK, map_HRL.dtype)), 0)
-        steps = torch.arange(rows.start, rows.stop, device=map_HRL.device)[:, None] - torch.arange(
-            columns.start, columns.stop, device=map_HRL.device
-        )
-        weights_HCC = phi_HCK @ key_phi_HCK.mT
+        weights_HCJ = phi_HCK @ tile.hide_keys(features(tile.look(k_THK, written_HCJ.dtype)), 0).mT
+        steps_CJ = part.steps(queries, tile)
         if decay.logarithms_H is not None:
-            weights_HCC.mul_(decay.power(weights_HCC, steps.abs()))
+            weights_HCJ.mul_(decay.power(weights_HCJ, steps_CJ.abs()))
         if decay.is_causal:
-            weights_HCC.masked_fill_(steps < 0, 0)
-        written[..., columns.start - origins[1] : columns.stop - origins[1]] = weights_HCC
-    sums_HC1 = written.sum(-1, keepdim=True)
-    written.div_(sums_HC1.masked_fill_(sums_HC1 == 0, 1))
-
-
-def _positions(tile: Tile) -> slice:
-    assert isinstance(tile.positions, slice)
-    return tile.positions
+            weights_HCJ.masked_fill_(steps_CJ < 0, 0)
+        part.put(queries, tile, weights_HCJ)
+    sums_HC1 = written_HCJ.sum(-1, keepdim=True)
+    written_HCJ.div_(sums_HC1.masked_fill_(sums_HC1 == 0, 1))

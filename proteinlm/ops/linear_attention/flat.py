@@ -19,8 +19,8 @@ from torch import Tensor
 from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.linear_attention.features import Normalisation, features, slopes
 from proteinlm.ops.linear_attention.loading import gradients_of_sums, inverse
-from proteinlm.ops.random_features.features import accumulation_dtype
-from proteinlm.ops.segments import Tile, blank
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.tiles import Tile, blank
 
 
 def flat_linear(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.ops.linear_attention.features import Normalisation, features, inverse_rms, inverse_sum, with_ones
-from proteinlm.ops.segments import Tile
+from proteinlm.ops.tiles import Tile
 
 LoadPair = Callable[[Tile], tuple[Tensor, Tensor]]
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from proteinlm.ops.linear_attention.eager import CHUNK_LENGTH, check_decay
 from proteinlm.ops.linear_attention.features import Normalisation, features, inverse_rms, inverse_sum, with_ones
-from proteinlm.ops.random_features.features import accumulation_dtype
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.visibility import check_inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,11 +32,12 @@ def linear_state(
     decay_H: Tensor | None = None,
     key_mask_BL: Tensor | None = None,
 ) -> LinearState:
-    """Return the state after L tokens, 0 or more; hidden ones add nothing, and count as distance.
+    """Return the state after L tokens, 0 or more, of k, v (B, L, H, K); hidden ones add nothing, and count as distance.
 
     Raises:
-        ShapeError: if there is not one decay for each head.
+        ShapeError: if the arguments do not fit together, or there is not one decay for each head.
     """
+    check_inputs(k_BLHK, None, v_BLHK, key_mask_BL=key_mask_BL)
     num_windows, length, num_heads, head_dim = k_BLHK.shape
     check_decay(decay_H, num_heads)
     dtype = accumulation_dtype(k_BLHK, v_BLHK)

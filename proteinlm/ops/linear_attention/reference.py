@@ -7,12 +7,15 @@ causal form); Qin et al., EMNLP 2022, arXiv:2210.10340 (norm of the numerator); 
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
 from proteinlm.ops.linear_attention.features import RMS_EPSILON, Normalisation
 from proteinlm.ops.softmax_attention.reference import visible_pairs
+from proteinlm.ops.visibility import Seen
 
 
 def linear_weights(
@@ -20,9 +23,7 @@ def linear_weights(
     k_BLHK: Tensor,
     *,
     decay_H: Tensor | None = None,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
     """Return (elu(q_i) + 1)·(elu(k_j) + 1) gamma^|i - j| as weights_BHLL, 0 for pairs that do not see each other.
 
@@ -34,7 +35,7 @@ def linear_weights(
     if decay_H is not None:
         distance_LL = (torch.arange(length)[:, None] - torch.arange(length)).abs()
         weights_BHLL = weights_BHLL * torch.exp(decay_H.double()[:, None, None] * distance_LL)
-    visible_B1LL = visible_pairs(*q_BLHK.shape[:2], is_causal=is_causal, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    visible_B1LL = visible_pairs(q_BLHK, **seen)
     return weights_BHLL * visible_B1LL
 
 
@@ -43,14 +44,10 @@ def linear_map(
     k_BLHK: Tensor,
     *,
     decay_H: Tensor | None = None,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
     """Return the weights divided by the sum of their row, as map_BHLL; a row without a visible key is 0."""
-    weights_BHLL = linear_weights(
-        q_BLHK, k_BLHK, decay_H=decay_H, is_causal=is_causal, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-    )
+    weights_BHLL = linear_weights(q_BLHK, k_BLHK, decay_H=decay_H, **seen)
     sums_BHL1 = weights_BHLL.sum(-1, keepdim=True)
     return weights_BHLL / sums_BHL1.masked_fill(sums_BHL1 == 0, 1.0)
 
@@ -62,15 +59,11 @@ def linear_attention(
     *,
     normalisation: Normalisation = "division",
     decay_H: Tensor | None = None,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
     """Return out_BLHK: the map times V, or the weights times V divided by the root of its mean square."""
     weighting = linear_map if normalisation == "division" else linear_weights
-    weights_BHLL = weighting(
-        q_BLHK, k_BLHK, decay_H=decay_H, is_causal=is_causal, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-    )
+    weights_BHLL = weighting(q_BLHK, k_BLHK, decay_H=decay_H, **seen)
     sums_BLHK = torch.einsum("bhij,bjhk->bihk", weights_BHLL, v_BLHK.double())
     if normalisation == "division":
         return sums_BLHK

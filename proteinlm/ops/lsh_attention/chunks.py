@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proteinlm.ops.segments import Segment
+from proteinlm.ops.tiles import Segment
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -12,24 +12,17 @@ from proteinlm.errors import ShapeError
 from proteinlm.ops.derivatives import refuse_second_derivative
 from proteinlm.ops.lsh_attention.chunks import Chunking, Places, find_places
 from proteinlm.ops.lsh_attention.rounds import Rounds
-from proteinlm.ops.random_features import accumulation_dtype
-from proteinlm.ops.segments import find_segments
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.visibility import Seen, Visibility, check_inputs
 
 # rows of the heads that go together: enough to fill tiles, few enough for a cache
 GROUP_ROWS = 2**14
 
 
 def lsh_attention(
-    q_BLHK: Tensor,
-    v_BLHK: Tensor,
-    buckets_BLHR: Tensor,
-    chunking: Chunking,
-    *,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    q_BLHK: Tensor, v_BLHK: Tensor, buckets_BLHR: Tensor, chunking: Chunking, **seen: Unpack[Seen]
 ) -> Tensor:
-    """Return softmax(q_i·k_j / sqrt(K)) v_j, k_j = q_j / |q_j|, over the union of what all rounds show.
+    """Return softmax(q_i·k_j / sqrt(K)) v_j, k_j = q_j / |q_j|, of q, v (B, L, H, K) over what the rounds show.
 
     In each round the visible positions of a segment are sorted by bucket and then by position and cut into
     chunks; a query sees those of its own chunk and its neighbours of the same round. A key that several rounds
@@ -39,50 +32,44 @@ def lsh_attention(
 
     Args:
         buckets_BLHR: bucket of each query in each round, integers from 0; see ``hash_buckets``.
-        is_causal: whether a query sees no key behind it.
-        key_mask_BL: True where a position is visible, as query and as key.
-        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+        seen: see ``Visibility``; a position that is hidden as a key is hidden as a query too.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
     Raises:
-        ShapeError: if there is not a row of buckets for each query.
+        ShapeError: if the arguments do not fit together, or there is not a row of buckets for each query.
 
     Source: Kitaev et al., ICLR 2020, arXiv:2001.04451, section 2 and appendix A.
     """
-    places = places_of(q_BLHK, buckets_BLHR, chunking, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    visibility = check_inputs(q_BLHK, None, v_BLHK, **seen)
+    places = places_of(visibility, q_BLHK, buckets_BLHR, chunking)
     if places is None:
         # zeros that are still part of the graph
         everywhere = v_BLHK.new_ones((), dtype=torch.bool)
         return v_BLHK.masked_fill(everywhere, 0) + q_BLHK.masked_fill(everywhere, 0).to(v_BLHK.dtype)
     flat = (x.flatten(0, 1) for x in (q_BLHK, v_BLHK, buckets_BLHR))
-    out_THK: Tensor = _LshAttention.apply(*flat, places, is_causal)  # type: ignore[no-untyped-call]
+    out_THK: Tensor = _LshAttention.apply(*flat, places, visibility.is_causal)  # type: ignore[no-untyped-call]
     return out_THK.view_as(v_BLHK)
 
 
-def places_of(
-    q_BLHK: Tensor,
-    buckets_BLHR: Tensor,
-    chunking: Chunking,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-) -> Places | None:
+def places_of(visibility: Visibility, q_BLHK: Tensor, buckets_BLHR: Tensor, chunking: Chunking) -> Places | None:
     """Return where visible positions lie in chunks; None if there is none.
 
     Raises:
         ShapeError: if there is not a row of buckets for each query.
     """
-    if buckets_BLHR.ndim != 4 or buckets_BLHR.shape[:3] != q_BLHK.shape[:3] or buckets_BLHR.shape[3] < 1:
-        raise ShapeError(
-            f"buckets are {tuple(buckets_BLHR.shape)}; expected {(*q_BLHK.shape[:3], 'R')}, R of 1 or more"
-        )
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    if not any(segment.num_visible for segment in segments):
+    sizes = q_BLHK.shape[:3]
+    is_whole = not (buckets_BLHR.is_floating_point() or buckets_BLHR.is_complex() or buckets_BLHR.dtype == torch.bool)
+    if buckets_BLHR.ndim != 4 or buckets_BLHR.shape[:3] != sizes or buckets_BLHR.shape[3] < 1 or not is_whole:
+        found = f"{buckets_BLHR.dtype} {tuple(buckets_BLHR.shape)}"
+        raise ShapeError(f"buckets are {found}; expected integers {(*sizes, 'R')}, R of 1 or more")
+    if not visibility.has_key:
         return None
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
-    return find_places(segments, mask_T, chunking, q_BLHK.device)
+    device = q_BLHK.device
+    return visibility.plan(
+        ("lsh places", chunking, device), lambda: find_places(visibility.segments, visibility.mask_T, chunking, device)
+    )
 
 
 def groups(

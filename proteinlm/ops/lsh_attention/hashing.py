@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from proteinlm.errors import ShapeError
-from proteinlm.ops.random_features import accumulation_dtype
-from proteinlm.ops.segments import find_segments
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.visibility import Seen, check_inputs
 from proteinlm.randomness import stream
 
 # buckets of one rotation; more are the pairs of two rotations' buckets
@@ -55,15 +56,9 @@ def bucket_factors(num_visible: int, chunk_length: int, num_buckets: int = 0) ->
 
 @torch.no_grad()
 def hash_buckets(
-    q_BLHK: Tensor,
-    rotations_R2KF: Tensor,
-    chunk_length: int,
-    *,
-    num_buckets: int = 0,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    q_BLHK: Tensor, rotations_R2KF: Tensor, chunk_length: int, *, num_buckets: int = 0, **seen: Unpack[Seen]
 ) -> Tensor:
-    """Return the bucket of every query in every round.
+    """Return the bucket of every query (B, L, H, K) in every round.
 
     h(x) = argmax([x R; -x R]); of two rotations with n and m buckets h = h1 + n h2. The number of buckets is
     that of a query's own segment (see ``bucket_factors``). The length of x does not matter.
@@ -71,35 +66,39 @@ def hash_buckets(
     Args:
         rotations_R2KF: see ``rotations``.
         num_buckets: of every segment; 0 for about one a chunk.
+        seen: see ``Visibility``.
 
     Returns:
         buckets_BLHR, int16. What a hidden position gets means nothing.
 
     Raises:
-        ShapeError: if queries and rotations disagree on K.
+        ShapeError: if the arguments do not fit together, as if queries and rotations disagree on K.
 
     Source: Andoni et al., NeurIPS 2015, arXiv:1509.02897, as in Kitaev et al., ICLR 2020, arXiv:2001.04451.
     """
-    windows, length, num_heads, head_dim = q_BLHK.shape
-    if rotations_R2KF.shape[2] != head_dim:
-        raise ShapeError(f"head width is {head_dim} in queries but {rotations_R2KF.shape[2]} in rotations")
-    segments = find_segments(windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    factors = [bucket_factors(segment.num_visible, chunk_length, num_buckets) for segment in segments]
-    # whole numbers also where there is no segment
-    lengths_S = torch.tensor([len(segment) for segment in segments], dtype=torch.int64, device=q_BLHK.device)
-    factors_T2 = (
-        torch.tensor(factors, dtype=torch.int64, device=q_BLHK.device).view(-1, 2).repeat_interleave(lengths_S, 0)
-    )
-    q_THK, dtype = q_BLHK.flatten(0, 1), accumulation_dtype(q_BLHK)
-    rotations_R2KF = rotations_R2KF.to(q_BLHK.device, dtype)
-    buckets_THR = torch.empty(*q_THK.shape[:2], len(rotations_R2KF), dtype=torch.int16, device=q_BLHK.device)
+    visibility = check_inputs(q_BLHK, **seen)
+    num_heads, head_dim = q_BLHK.shape[2:]
+    if rotations_R2KF.ndim != 4 or rotations_R2KF.shape[1:3] != (2, head_dim):
+        raise ShapeError(f"rotations are {tuple(rotations_R2KF.shape)}; expected (R, 2, {head_dim}, F)")
+    device, q_THK, dtype = q_BLHK.device, q_BLHK.flatten(0, 1), accumulation_dtype(q_BLHK)
+    factors = [bucket_factors(segment.num_visible, chunk_length, num_buckets) for segment in visibility.segments]
+    lengths = [len(segment) for segment in visibility.segments]
+
+    def make() -> Tensor:
+        # whole numbers also where there is no segment
+        factors_S2, lengths_S = (torch.tensor(x, dtype=torch.int64, device=device) for x in (factors, lengths))
+        return factors_S2.view(-1, 2).repeat_interleave(lengths_S, 0)
+
+    factors_T2 = visibility.plan(("bucket factors", chunk_length, num_buckets, device), make)
+    rotations_R2KF = rotations_R2KF.to(device, dtype)
+    buckets_THR = torch.empty(*q_THK.shape[:2], len(rotations_R2KF), dtype=torch.int16, device=device)
     widest = max((most for most, _ in factors), default=2) // 2
     step = max(1, TILE_ELEMENTS // (num_heads * len(rotations_R2KF) * widest))
-    with torch.autocast(q_BLHK.device.type, enabled=False):
+    with torch.autocast(device.type, enabled=False):
         for start in range(0, len(q_THK), step):
             part = slice(start, start + step)
             buckets_THR[part] = _hash(q_THK[part].to(dtype), rotations_R2KF, factors_T2[part], factors)
-    return buckets_THR.view(windows, length, *buckets_THR.shape[1:])
+    return buckets_THR.view(*q_BLHK.shape[:2], *buckets_THR.shape[1:])
 
 
 def _hash(x_THK: Tensor, rotations_R2KF: Tensor, factors_T2: Tensor, factors: Sequence[tuple[int, int]]) -> Tensor:

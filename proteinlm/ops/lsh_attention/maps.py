@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from proteinlm.ops.lsh_attention.chunks import Chunking, Places
+from proteinlm.errors import ShapeError
+from proteinlm.ops.blank_map import BlankMap, row_bounds
+from proteinlm.ops.lsh_attention.chunks import Chunking
 from proteinlm.ops.lsh_attention.eager import attend, groups, places_of, visible
 from proteinlm.ops.lsh_attention.rounds import Rounds
-from proteinlm.ops.random_features import accumulation_dtype
-from proteinlm.ops.segments import row_bounds
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.visibility import Seen, Visibility, check_inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,83 +44,68 @@ class SparseRows:
 
 @torch.no_grad()
 def lsh_map(
-    q_BLHK: Tensor,
-    buckets_BLHR: Tensor,
-    chunking: Chunking,
-    *,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    rows: slice = slice(None),
+    q_BLHK: Tensor, buckets_BLHR: Tensor, chunking: Chunking, *, rows: slice = slice(None), **seen: Unpack[Seen]
 ) -> Tensor:
-    """Return the weights of ``lsh_attention`` for some rows of queries, without gradient.
+    """Return the weights of ``lsh_attention`` for some rows of queries (B, L, H, K), without gradient.
 
     Args:
         rows: the queries wanted, a slice of L with step 1.
+        seen: see ``Visibility``.
 
     Returns:
         map_BHRL, float32, or float64 for float64 queries; rows of visible positions sum to 1, others are 0.
     """
-    windows, length, num_heads, _ = q_BLHK.shape
-    first, behind = row_bounds(rows, length)
-    dtype = accumulation_dtype(q_BLHK)
-    map_BHRL = torch.zeros(windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
-    places = places_of(q_BLHK, buckets_BLHR, chunking, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    if places is not None and behind > first:
-        flat = q_BLHK.flatten(0, 1), buckets_BLHR.flatten(0, 1)
-        for pairs_4P, weights_P in _pairs(*flat, places, length, (first, behind), is_causal):
-            window_P, head_P, query_P, key_P = pairs_4P
-            map_BHRL[window_P, head_P, query_P - first, key_P] = weights_P
-    return map_BHRL
+    visibility = check_inputs(q_BLHK, **seen)
+    blank = BlankMap(visibility, rows, q_BLHK)
+    for pairs_4P, weights_P in _pairs(visibility, (blank.first, blank.behind), q_BLHK, buckets_BLHR, chunking):
+        window_P, head_P, query_P, key_P = pairs_4P
+        blank.map_BHRL[window_P, head_P, query_P - blank.first, key_P] = weights_P
+    return blank.map_BHRL
 
 
 @torch.no_grad()
 def lsh_sparse_map(
-    q_LK: Tensor,
-    buckets_LR: Tensor,
-    chunking: Chunking,
-    *,
-    is_causal: bool = False,
-    key_mask_L: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    rows: slice = slice(None),
+    q_BLHK: Tensor, buckets_BLHR: Tensor, chunking: Chunking, *, rows: slice = slice(None), **seen: Unpack[Seen]
 ) -> SparseRows:
-    """Return rows of the map of one head in one window, with memory for the pairs that have a weight only.
+    """Return rows of the map of one head in one window (1, L, 1, K), with memory for its few pairs only.
 
     Args:
-        cu_seqlens: where segments start in the window, and L.
         rows: the queries wanted, a slice of L with step 1.
+        seen: see ``Visibility``.
 
     Returns:
         Weights that are float32, or float64 for float64 queries.
+
+    Raises:
+        ShapeError: if there is more than one head or window.
     """
-    length = len(q_LK)
+    visibility, length = check_inputs(q_BLHK, **seen), q_BLHK.shape[1]
+    if q_BLHK.shape[0] != 1 or q_BLHK.shape[2] != 1:
+        raise ShapeError(f"queries are {tuple(q_BLHK.shape)}; expected one window and one head, (1, L, 1, K)")
     first, behind = row_bounds(rows, length)
-    dtype = accumulation_dtype(q_LK)
-    key_mask_BL = None if key_mask_L is None else key_mask_L[None]
-    q_BLHK, buckets_BLHR = q_LK[None, :, None], buckets_LR[None, :, None]
-    places = places_of(q_BLHK, buckets_BLHR, chunking, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    pairs_2P = [torch.zeros(2, 0, dtype=torch.int64, device=q_LK.device)]
-    weights_P = [torch.zeros(0, dtype=dtype, device=q_LK.device)]
-    if places is not None and behind > first:
-        for found_4P, weights in _pairs(q_LK[:, None], buckets_LR[:, None], places, length, (first, behind), is_causal):
-            pairs_2P.append(found_4P[2:])
-            weights_P.append(weights)
+    pairs_2P = [torch.zeros(2, 0, dtype=torch.int64, device=q_BLHK.device)]
+    weights_P = [torch.zeros(0, dtype=accumulation_dtype(q_BLHK), device=q_BLHK.device)]
+    for found_4P, weights in _pairs(visibility, (first, behind), q_BLHK, buckets_BLHR, chunking):
+        pairs_2P.append(found_4P[2:])
+        weights_P.append(weights)
     query_P, key_P = torch.cat(pairs_2P, 1)
     order_P = (query_P * length + key_P).argsort()
     counts_R = (query_P - first).bincount(minlength=behind - first)
     starts_R = torch.nn.functional.pad(counts_R.cumsum(0), (1, 0))
-    values_P = torch.cat(weights_P)[order_P]
-    return SparseRows(starts_R, key_P[order_P], values_P, length)
+    return SparseRows(starts_R, key_P[order_P], torch.cat(weights_P)[order_P], length)
 
 
 def _pairs(
-    q_THK: Tensor, buckets_THR: Tensor, places: Places, length: int, wanted: tuple[int, int], is_causal: bool
+    visibility: Visibility, wanted: tuple[int, int], q_BLHK: Tensor, buckets_BLHR: Tensor, chunking: Chunking
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (window, head, query, key)_4P and the weights of pairs, each pair once, whose query is wanted."""
-    dtype = accumulation_dtype(q_THK)
+    dtype, length = accumulation_dtype(q_BLHK), visibility.length
+    places = places_of(visibility, q_BLHK, buckets_BLHR, chunking)
+    if places is None or wanted[0] == wanted[1]:
+        return
+    q_THK, buckets_THR = q_BLHK.flatten(0, 1), buckets_BLHR.flatten(0, 1)
     with torch.autocast(q_THK.device.type, enabled=False):
-        for heads, rounds in groups(q_THK, buckets_THR, places, is_causal=is_causal, dtype=dtype):
+        for heads, rounds in groups(q_THK, buckets_THR, places, is_causal=visibility.is_causal, dtype=dtype):
             position_X, head_X = _whereabouts(rounds, heads.start)
             window_X, place_X = position_X // length, position_X % length
             wanted_X = rounds.is_rank() & (place_X >= wanted[0]) & (place_X < wanted[1])

@@ -7,31 +7,27 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from proteinlm.ops.lsh_attention.chunks import Chunking
-from proteinlm.ops.segments import boundaries
+from proteinlm.ops.visibility import Seen, Visibility, visibility_of
 
 
-def candidate_pairs(
-    buckets_BLHR: Tensor,
-    chunking: Chunking,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-) -> Tensor:
+def candidate_pairs(buckets_BLHR: Tensor, chunking: Chunking, visibility: Visibility) -> Tensor:
     """Return candidates_BHLL: True where some round puts key j into a chunk that query i looks at.
 
     Visible positions of a segment, sorted by bucket and then by position, fall into chunks; a query looks at
     the chunks from ``num_before`` before its own to ``num_after`` behind it. Hidden positions are in no chunk.
     """
     windows, length, num_heads, num_rounds = buckets_BLHR.shape
+    mask_BL = visibility.key_mask_BL
     candidates_BHLL = torch.zeros(windows, num_heads, length, length, dtype=torch.bool)
-    for start, stop in itertools.pairwise(boundaries(windows, length, cu_seqlens)):
+    for start, stop in itertools.pairwise(visibility.ends):
         window, offset = divmod(start, max(length, 1))
-        places = [i for i in range(offset, offset + stop - start) if key_mask_BL is None or key_mask_BL[window, i]]
+        places = [i for i in range(offset, offset + stop - start) if mask_BL is None or mask_BL[window, i]]
         for head, r in itertools.product(range(num_heads), range(num_rounds)):
             ordered = sorted(places, key=lambda i: (int(buckets_BLHR[window, i, head, r]), i))
             for a, i in enumerate(ordered):
@@ -61,32 +57,15 @@ def shared_query_key_map(q_BLHK: Tensor, candidates_BHLL: Tensor, *, is_causal: 
     return scores_BHLL.masked_fill(~seen_BHLL & sees_BHL1, -torch.inf).softmax(-1) * sees_BHL1
 
 
-def lsh_map(
-    q_BLHK: Tensor,
-    buckets_BLHR: Tensor,
-    chunking: Chunking,
-    *,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-) -> Tensor:
+def lsh_map(q_BLHK: Tensor, buckets_BLHR: Tensor, chunking: Chunking, **seen: Unpack[Seen]) -> Tensor:
     """Return map_BHLL over the union of all rounds' candidates, each key once."""
-    candidates_BHLL = candidate_pairs(buckets_BLHR, chunking, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    return shared_query_key_map(q_BLHK, candidates_BHLL, is_causal=is_causal)
+    visibility = visibility_of((q_BLHK.shape[0], q_BLHK.shape[1]), **seen)
+    candidates_BHLL = candidate_pairs(buckets_BLHR, chunking, visibility)
+    return shared_query_key_map(q_BLHK, candidates_BHLL, is_causal=visibility.is_causal)
 
 
 def lsh_attention(
-    q_BLHK: Tensor,
-    v_BLHK: Tensor,
-    buckets_BLHR: Tensor,
-    chunking: Chunking,
-    *,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    q_BLHK: Tensor, v_BLHK: Tensor, buckets_BLHR: Tensor, chunking: Chunking, **seen: Unpack[Seen]
 ) -> Tensor:
     """Return out_BLHK, the map times V."""
-    map_BHLL = lsh_map(
-        q_BLHK, buckets_BLHR, chunking, is_causal=is_causal, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-    )
-    return torch.einsum("bhij,bjhk->bihk", map_BHLL, v_BLHK.double())
+    return torch.einsum("bhij,bjhk->bihk", lsh_map(q_BLHK, buckets_BLHR, chunking, **seen), v_BLHK.double())

@@ -6,7 +6,6 @@ from proteinlm.ops.random_features.features import (
     FeatureMap,
     Features,
     KernelFunction,
-    accumulation_dtype,
     feature_rows,
     log_features,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "Features",
     "KernelFunction",
     "Projection",
-    "accumulation_dtype",
     "causal_favor_attention",
     "causal_favor_map",
     "favor_attention",

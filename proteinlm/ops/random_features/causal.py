@@ -22,29 +22,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
+from proteinlm.ops.blank_map import BlankMap, MapPart
 from proteinlm.ops.derivatives import refuse_second_derivative
-from proteinlm.ops.random_features.features import accumulation_dtype, log_features
-from proteinlm.ops.segments import Segment, Tile, cut_segment, find_segments, finite_queries, plan_tiles, row_bounds
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.random_features.features import check_rows, log_features
+from proteinlm.ops.tiles import Tile, cut_segment
+from proteinlm.ops.visibility import Seen, check_inputs
 
 # positions of a chunk: its pairs, weighted one by one, then cost less than its features
 CHUNK_LENGTH = 64
 
 
 def causal_favor_attention(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    v_BLHK: Tensor,
-    rows_MK: Tensor,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, rows_MK: Tensor, **seen: Unpack[Seen]
 ) -> Tensor:
-    """Return the FAVOR+ estimate of causal softmax attention.
+    """Return the FAVOR+ estimate of causal softmax attention of q, k, v (B, L, H, K).
 
     out_i = sum_j phi(x_i)·phi(y_j) v_j / sum_j phi(x_i)·phi(y_j) over the visible keys j <= i of i's
     segment; exactly 0, with zero gradients, where there is none. Time O(L M K), memory O(L K + M K)
@@ -53,18 +50,20 @@ def causal_favor_attention(
 
     Args:
         rows_MK: one row for each feature (``feature_rows``); gets no gradient.
-        key_mask_BL: True where a key is visible.
-        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+        seen: see ``Visibility``.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A key that is hidden may hold anything.
 
+    Raises:
+        ShapeError: if the arguments do not fit together.
+
     Source: Choromanski et al., ICLR 2021, arXiv:2009.14794, equation 2 and appendix B.1.
     """
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
-    plan = plan_tiles(segments, mask_T, q_BLHK.device, CHUNK_LENGTH)
-    flat = (x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK))
+    visibility = check_inputs(q_BLHK, k_BLHK, v_BLHK, **seen)
+    check_rows(rows_MK, q_BLHK.shape[-1])
+    plan = visibility.tiles(q_BLHK.device, CHUNK_LENGTH)
+    flat = (x.flatten(0, 1) for x in (visibility.finite_queries(q_BLHK), k_BLHK, v_BLHK))
     out_THK: Tensor = _CausalFavor.apply(*flat, rows_MK, plan)  # type: ignore[no-untyped-call]
     return out_THK.view_as(v_BLHK)
 
@@ -302,79 +301,49 @@ def _backward_keys(
 
 @torch.no_grad()
 def causal_favor_map(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    rows_MK: Tensor,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    rows: slice = slice(None),
+    q_BLHK: Tensor, k_BLHK: Tensor, rows_MK: Tensor, *, rows: slice = slice(None), **seen: Unpack[Seen]
 ) -> Tensor:
-    """Return the attention weights that causal FAVOR+ implies for some rows of queries.
+    """Return the weights that causal FAVOR+ implies for some rows of queries (B, L, H, K).
 
-    Non-negative, 0 for later keys; rows sum to 1 where a key is visible and are 0 elsewhere. No gradient.
-    Besides the result, memory as in ``causal_favor_attention``.
+    Times the values they are the output of ``causal_favor_attention``. Rows sum to 1 where a key is visible and
+    are 0 elsewhere. No gradient. Besides the result, memory as in ``causal_favor_attention``.
 
     Args:
         rows: the queries wanted, a slice of L with step 1.
+        seen: see ``Visibility``.
 
     Returns:
         map_BHRL, float32, or float64 for float64 queries or keys.
     """
-    dtype = accumulation_dtype(q_BLHK, k_BLHK)
-    num_windows, length, num_heads, _ = q_BLHK.shape
-    first, behind = row_bounds(rows, length)
-    map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
-    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
-    inputs = (q_BLHK.flatten(0, 1), k_BLHK.flatten(0, 1), rows_MK.to(q_BLHK.device, dtype))
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
+    visibility = check_inputs(q_BLHK, k_BLHK, **seen)
+    check_rows(rows_MK, q_BLHK.shape[-1])
+    blank = BlankMap(visibility, rows, q_BLHK, k_BLHK)
+    inputs = (visibility.finite_queries(q_BLHK).flatten(0, 1), k_BLHK.flatten(0, 1), rows_MK.to(blank.map_BHRL))
     with torch.autocast(q_BLHK.device.type, enabled=False):
-        for segment in find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens):
-            origin = segment.start // length * length
-            start, stop = max(origin + first, segment.start), min(origin + behind, segment.stop)
-            if start < stop and segment.num_visible:
-                for query_tile in cut_segment(Segment(start, stop, stop - start), None, CHUNK_LENGTH):
-                    keys = cut_segment(segment, mask_T, CHUNK_LENGTH)
-                    _map_rows(map_BHRL[origin // length], (origin + first, origin), query_tile, keys, inputs)
-    return map_BHRL
+        for part in blank.parts():
+            keys = cut_segment(part.segment, visibility.mask_T, CHUNK_LENGTH)
+            for queries in part.queries(CHUNK_LENGTH):
+                _map_rows(part, queries, keys, inputs)
+    return blank.map_BHRL
 
 
-def _map_rows(
-    map_HRL: Tensor,
-    origins: tuple[int, int],
-    query_tile: Tile,
-    keys: Sequence[Tile],
-    inputs: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    """Fill in some rows of the map of one segment; ``origins`` is the position of its corner.
+def _map_rows(part: MapPart, queries: Tile, keys: Sequence[Tile], inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Fill in some rows of the map of one segment.
 
     The map is the softmax of log kernels mu_i + nu_j + log(sum_r exp(a_ir + c_r - mu_i) exp(l_jr - c_r - nu_j)).
     """
     q_THK, k_THK, rows_MK = inputs
-    a_HCM = _scaled(query_tile, q_THK, rows_MK.dtype) @ rows_MK.T
-    rows = _positions(query_tile)
-    written = map_HRL[:, rows.start - origins[0] : rows.stop - origins[0], _positions(keys[0]).start - origins[1] :]
-    written = written[..., : _positions(keys[-1]).stop - _positions(keys[0]).start]
-    written.fill_(-torch.inf)
+    a_HCM = _scaled(queries, q_THK, rows_MK.dtype) @ rows_MK.T
+    written_HCJ = part.rows(queries).fill_(-torch.inf)
     for tile in keys:
-        columns = _positions(tile)
-        if columns.start >= rows.stop:
+        steps_CJ = part.steps(queries, tile)
+        if steps_CJ.max() < 0:
             break
         unseen_H1M = a_HCM.new_full((len(a_HCM), 1, a_HCM.shape[-1]), _lowest(a_HCM.dtype))
         chunk = _chunk(tile, k_THK, k_THK[..., :0], rows_MK, unseen_H1M, None)
         key_HCM, nu_H1C = chunk.keys()
         query_HCM, mu_HC1 = chunk.queries(a_HCM.clone())
-        logarithms_HCC = (query_HCM @ key_HCM.mT).log_().add_(mu_HC1).add_(nu_H1C)
-        steps_CC = torch.arange(rows.start, rows.stop, device=a_HCM.device)[:, None] - torch.arange(
-            columns.start, columns.stop, device=a_HCM.device
-        )
-        logarithms_HCC.masked_fill_(steps_CC < 0, -torch.inf)
-        start = columns.start - _positions(keys[0]).start
-        written[..., start : start + columns.stop - columns.start] = logarithms_HCC
-    sees_HC1 = (written > -torch.inf).any(-1, keepdim=True)
-    written.copy_(written.softmax(-1).masked_fill_(~sees_HC1, 0))
-
-
-def _positions(tile: Tile) -> slice:
-    assert isinstance(tile.positions, slice)
-    return tile.positions
+        logarithms_HCJ = (query_HCM @ key_HCM.mT).log_().add_(mu_HC1).add_(nu_H1C)
+        part.put(queries, tile, logarithms_HCJ.masked_fill_(steps_CJ < 0, -torch.inf))
+    sees_HC1 = (written_HCJ > -torch.inf).any(-1, keepdim=True)
+    written_HCJ.copy_(written_HCJ.softmax(-1).masked_fill_(~sees_HC1, 0))

@@ -6,27 +6,24 @@ attention): the map of ``reference`` with the pairs j > i left out of numerator 
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
 from proteinlm.ops.random_features.features import FeatureMap
 from proteinlm.ops.random_features.reference import FEATURES
 from proteinlm.ops.softmax_attention.reference import visible_pairs
+from proteinlm.ops.visibility import Seen
 
 
 def causal_favor_map(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    rows_MK: Tensor,
-    *,
-    feature_map: FeatureMap = "positive",
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    q_BLHK: Tensor, k_BLHK: Tensor, rows_MK: Tensor, *, feature_map: FeatureMap = "positive", **seen: Unpack[Seen]
 ) -> Tensor:
     """Return map_BHLL; a row without a visible key is 0."""
     scale = q_BLHK.shape[-1] ** -0.25
     phi_q, phi_k = (FEATURES[feature_map](x.double() * scale, rows_MK.double()) for x in (q_BLHK, k_BLHK))
-    visible_B1LL = visible_pairs(*q_BLHK.shape[:2], is_causal=True, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    visible_B1LL = visible_pairs(q_BLHK, **seen).tril()
     kernel_BHLL = torch.einsum("bihm,bjhm->bhij", phi_q, phi_k) * visible_B1LL
     return kernel_BHLL / kernel_BHLL.sum(-1, keepdim=True).masked_fill(~visible_B1LL.any(-1, keepdim=True), 1.0)
 
@@ -38,11 +35,8 @@ def causal_favor_attention(
     rows_MK: Tensor,
     *,
     feature_map: FeatureMap = "positive",
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
     """Return out_BLHK, the map times V."""
-    map_BHLL = causal_favor_map(
-        q_BLHK, k_BLHK, rows_MK, feature_map=feature_map, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens
-    )
+    map_BHLL = causal_favor_map(q_BLHK, k_BLHK, rows_MK, feature_map=feature_map, **seen)
     return torch.einsum("bhij,bjhk->bihk", map_BHLL, v_BLHK.double())

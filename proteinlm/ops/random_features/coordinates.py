@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from proteinlm.ops.random_features.features import Features, optimal_exponents
-from proteinlm.ops.segments import Tile
+from proteinlm.ops.tiles import Tile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

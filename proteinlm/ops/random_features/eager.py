@@ -6,28 +6,21 @@ see ``exponential`` and ``plain``. Letters: G segments × heads of one tile, C i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from proteinlm.errors import ShapeError
+from proteinlm.ops.blank_map import BlankMap
 from proteinlm.ops.derivatives import refuse_second_derivative
+from proteinlm.ops.precision import accumulation_dtype
 from proteinlm.ops.random_features.exponential import ExponentialFeatures
-from proteinlm.ops.random_features.features import POSITIVE, Features, accumulation_dtype
+from proteinlm.ops.random_features.features import POSITIVE, Features, check_rows
 from proteinlm.ops.random_features.plain import PlainFeatures
 from proteinlm.ops.random_features.tiled import Kept, State, TiledFeatures
-from proteinlm.ops.segments import (
-    Segment,
-    Tile,
-    blank,
-    cut_segment,
-    find_segments,
-    finite_queries,
-    plan_tiles,
-    row_bounds,
-)
+from proteinlm.ops.tiles import Tile, blank, cut_segment
+from proteinlm.ops.visibility import Seen, check_inputs
 
 # features of one tile, all heads: 2 MiB in float32, what the second-level caches of two cores hold
 TILE_ELEMENTS = 2**19
@@ -45,10 +38,9 @@ def favor_attention(
     rows_MK: Tensor | None,
     *,
     features: Features = POSITIVE,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
-    """Return attention by a feature map phi: FAVOR+ estimates softmax attention, other kernels are their own.
+    """Return attention of q, k, v (B, L, H, K) by a feature map phi: FAVOR+ estimates softmax, others are their own.
 
     out_i = sum_j phi(x_i)·phi(y_j) v_j / sum_j phi(x_i)·phi(y_j), j over the visible keys of i's
     segment; exactly 0, with zero gradients, where there is none. Time O(L M K), memory O(L K + M K)
@@ -59,8 +51,7 @@ def favor_attention(
         rows_MK: one row for each feature (``feature_rows``), for each sine and cosine where these are the
             features; None: "generalised" features are of the coordinates. Get no gradient.
         features: the feature map. Its statistics, where it has some, are constants for the gradient.
-        key_mask_BL: True where a key is visible.
-        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+        seen: see ``Visibility``; ``causal_favor_attention`` is the causal form.
 
     Weights of queries and keys for the features are kept for backward where all of them take ``KEPT_BYTES`` at most,
     and computed again where they would take more.
@@ -68,13 +59,18 @@ def favor_attention(
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
+    Raises:
+        ShapeError: if the arguments do not fit together.
+        UnavailableError: if a causal form is asked for.
+
     Source: Choromanski et al., ICLR 2021, arXiv:2009.14794, equations 4 to 7.
     """
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
-    flat = [x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK)]
+    visibility = check_inputs(
+        q_BLHK, k_BLHK, v_BLHK, bidirectional_only="favor_attention, but for causal_favor_attention,", **seen
+    )
+    flat = [x.flatten(0, 1) for x in (visibility.finite_queries(q_BLHK), k_BLHK, v_BLHK)]
     tiled = tiled_features(features, rows_MK, flat[0], accumulation_dtype(*flat))
-    plan = plan_tiles(segments, mask_T, q_BLHK.device, _tile_length(q_BLHK.shape[2], tiled.num_features))
+    plan = visibility.tiles(q_BLHK.device, _tile_length(q_BLHK.shape[2], tiled.num_features))
     num_weights = 2 * flat[0].shape[0] * q_BLHK.shape[2] * tiled.num_features
     is_kept = (
         tiled.can_keep
@@ -103,8 +99,7 @@ def tiled_features(features: Features, rows_MK: Tensor | None, q_THK: Tensor, dt
         if features.is_plain:
             return PlainFeatures(features, None, dtype, head_dim)
         rows_MK = torch.eye(head_dim, dtype=dtype)
-    if rows_MK.ndim != 2 or rows_MK.shape[1] != head_dim:
-        raise ShapeError(f"projection rows are {tuple(rows_MK.shape)}; expected (M, {head_dim})")
+    check_rows(rows_MK, head_dim)
     rows_MK = rows_MK.to(q_THK.device, dtype)
     if features.is_plain:
         return PlainFeatures(features, rows_MK, dtype, head_dim)
@@ -173,11 +168,10 @@ def favor_map(
     rows_MK: Tensor | None,
     *,
     features: Features = POSITIVE,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
     rows: slice = slice(None),
+    **seen: Unpack[Seen],
 ) -> Tensor:
-    """Return the attention weights that FAVOR+ implies for some rows of queries.
+    """Return the attention weights that FAVOR+ implies for some rows of queries (B, L, H, K).
 
     A_ij = phi(x_i)·phi(y_j) / sum_j phi(x_i)·phi(y_j). Non-negative unless trigonometric; rows sum to 1 where a key is
     visible and are 0 elsewhere. Times the values it is the output of ``favor_attention``. No
@@ -185,49 +179,25 @@ def favor_map(
 
     Args:
         rows: the queries wanted, a slice of L with step 1.
+        seen: see ``Visibility``; ``causal_favor_map`` is the causal form.
 
     Returns:
         map_BHRL, float32, or float64 for float64 queries or keys.
     """
-    dtype = accumulation_dtype(q_BLHK, k_BLHK)
-    num_windows, length, num_heads, _ = q_BLHK.shape
-    first, behind = row_bounds(rows, length)
-    map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
-    q_THK, k_THK = (x.flatten(0, 1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK))
-    tiled = tiled_features(features, rows_MK, q_THK, dtype)
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
-    tile_length = _tile_length(num_heads, tiled.num_features)
+    visibility = check_inputs(
+        q_BLHK, k_BLHK, bidirectional_only="favor_attention, but for causal_favor_attention,", **seen
+    )
+    blank = BlankMap(visibility, rows, q_BLHK, k_BLHK)
+    q_THK, k_THK = visibility.finite_queries(q_BLHK).flatten(0, 1), k_BLHK.flatten(0, 1)
+    tiled = tiled_features(features, rows_MK, q_THK, blank.map_BHRL.dtype)
+    tile_length = _tile_length(q_BLHK.shape[2], tiled.num_features)
     with torch.autocast(q_BLHK.device.type, enabled=False):
-        for segment in find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens):
-            origin = segment.start // length * length
-            start, stop = max(origin + first, segment.start), min(origin + behind, segment.stop)
-            if start < stop and segment.num_visible:
-                keys = cut_segment(segment, mask_T, tile_length)
-                queries = cut_segment(Segment(start, stop, stop - start), None, tile_length)
-                window_HRL = map_BHRL[origin // length]
-                _map_segment(window_HRL, (origin + first, origin), queries, keys, (q_THK, k_THK), tiled)
-    return map_BHRL
-
-
-def _map_segment(
-    map_HRL: Tensor,
-    origins: tuple[int, int],
-    queries: Sequence[Tile],
-    keys: Sequence[Tile],
-    inputs: tuple[Tensor, Tensor],
-    tiled: TiledFeatures,
-) -> None:
-    """Fill in the part of the map that belongs to one segment; ``origins`` is the position of its corner."""
-    q_THK, k_THK = inputs
-    coordinates = tiled.coordinates(keys, q_THK, k_THK)
-    state = tiled.average_keys(keys, k_THK, k_THK[..., :0], coordinates)
-    for query_tile in queries:
-        query_GCM = tiled.query_weights(query_tile, q_THK, state, coordinates)
-        for tile in keys:
-            weights_GCC = query_GCM @ tiled.key_weights(tile, k_THK, state, coordinates).mT
-            map_HRL[:, _moved(query_tile, origins[0]), _moved(tile, origins[1])] = weights_GCC
-
-
-def _moved(tile: Tile, origin: int) -> slice:
-    assert isinstance(tile.positions, slice)
-    return slice(tile.positions.start - origin, tile.positions.stop - origin)
+        for part in blank.parts():
+            keys = cut_segment(part.segment, visibility.mask_T, tile_length)
+            coordinates = tiled.coordinates(keys, q_THK, k_THK)
+            state = tiled.average_keys(keys, k_THK, k_THK[..., :0], coordinates)
+            for queries in part.queries(tile_length):
+                query_HCM = tiled.query_weights(queries, q_THK, state, coordinates)
+                for tile in keys:
+                    part.put(queries, tile, query_HCM @ tiled.key_weights(tile, k_THK, state, coordinates).mT)
+    return blank.map_BHRL

@@ -10,6 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from proteinlm.errors import ShapeError
+from proteinlm.ops.precision import accumulation_dtype
+
 FeatureMap = Literal["positive", "hyperbolic", "trigonometric", "oprf", "sderf", "saderf", "generalised"]
 KernelFunction = Literal["relu", "exp", "gelu", "abs", "sigmoid"]
 
@@ -55,6 +58,16 @@ def feature_rows(rows_MK: Tensor, feature_map: FeatureMap) -> Tensor:
     return torch.cat((rows_MK, -rows_MK)) if feature_map == "hyperbolic" else rows_MK
 
 
+def check_rows(rows_MK: Tensor, head_dim: int) -> None:
+    """Check that projection rows are as wide as a head.
+
+    Raises:
+        ShapeError: if they are not.
+    """
+    if rows_MK.ndim != 2 or rows_MK.shape[1] != head_dim or not rows_MK.is_floating_point():
+        raise ShapeError(f"projection rows are {rows_MK.dtype} {tuple(rows_MK.shape)}; expected floats (M, {head_dim})")
+
+
 def log_features(x_NK: Tensor, rows_MK: Tensor, offset_N1: Tensor | None = None) -> Tensor:
     """Map queries or keys to the logarithms of positive random features.
 
@@ -88,7 +101,8 @@ def optimal_exponents(phi: Tensor) -> tuple[Tensor, Tensor]:
 
     Source: Likhosherstov et al., NeurIPS 2022, arXiv:2205.15317, Theorem 3.2.
     """
-    a = (1 - 2 * phi - ((2 * phi + 1).square() + 8 * phi).sqrt()) / 16
+    # hypot: the square itself leaves float32's range where norms pass 1e9
+    a = (1 - 2 * phi - torch.hypot(2 * phi + 1, (8 * phi).sqrt())) / 16
     return a, (1 - 4 * a).sqrt()
 
 
@@ -112,8 +126,3 @@ FUNCTIONS: dict[KernelFunction, tuple[Callable[[Tensor], Tensor], Callable[[Tens
     "abs": (torch.abs, torch.sign),
     "sigmoid": (torch.sigmoid, _sigmoid_slope),
 }
-
-
-def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
-    """Return float64 where any tensor is float64, float32 otherwise."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32

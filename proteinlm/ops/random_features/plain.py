@@ -17,7 +17,7 @@ from torch import Tensor
 from proteinlm.ops.random_features.coordinates import Coordinates
 from proteinlm.ops.random_features.features import FUNCTIONS, Features
 from proteinlm.ops.random_features.tiled import Kept, State, TiledFeatures
-from proteinlm.ops.segments import Tile
+from proteinlm.ops.tiles import Tile
 
 
 class PlainFeatures(TiledFeatures):

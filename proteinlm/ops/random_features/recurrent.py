@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proteinlm.ops.precision import accumulation_dtype
 from proteinlm.ops.random_features.causal import CHUNK_LENGTH
-from proteinlm.ops.random_features.features import accumulation_dtype, log_features
+from proteinlm.ops.random_features.features import check_rows, log_features
+from proteinlm.ops.visibility import check_inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,8 +36,14 @@ class FavorState:
 
 @torch.no_grad()
 def favor_state(k_BLHK: Tensor, v_BLHK: Tensor, rows_MK: Tensor, *, key_mask_BL: Tensor | None = None) -> FavorState:
-    """Return the state after L tokens, 0 or more; hidden ones add nothing."""
+    """Return the state after L tokens, 0 or more, of k, v (B, L, H, K); hidden ones add nothing.
+
+    Raises:
+        ShapeError: if the arguments do not fit together.
+    """
+    check_inputs(k_BLHK, None, v_BLHK, key_mask_BL=key_mask_BL)
     num_windows, length, num_heads, head_dim = k_BLHK.shape
+    check_rows(rows_MK, head_dim)
     dtype = accumulation_dtype(k_BLHK, v_BLHK)
     rows_MK = rows_MK.to(k_BLHK.device, dtype)
     sizes = (num_windows, num_heads, len(rows_MK))

@@ -8,13 +8,14 @@ arXiv:2302.00787 (sderf, saderf).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
 from proteinlm.ops.random_features.features import POSITIVE, Features
 from proteinlm.ops.softmax_attention.reference import visible_pairs
+from proteinlm.ops.visibility import Seen
 
 
 def positive_features(x_BLHK: Tensor, rows_MK: Tensor) -> Tensor:
@@ -117,11 +118,10 @@ def favor_map(
     rows_MK: Tensor | None,
     *,
     features: Features = POSITIVE,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
     """Return D^-1 phi(Q) phi(K)^T as map_BHLL (equation 4); a row without a visible key is 0."""
-    visible_B1LL = visible_pairs(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    visible_B1LL = visible_pairs(q_BLHK, **seen)
     rows_MK = None if rows_MK is None else rows_MK.double()
     if features.feature_map == "generalised":
         phi_q, phi_k = (generalised_features(z.double(), rows_MK, features) for z in (q_BLHK, k_BLHK))
@@ -160,9 +160,8 @@ def favor_attention(
     rows_MK: Tensor | None,
     *,
     features: Features = POSITIVE,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
     """Return out_BLHK = D^-1 phi(Q) phi(K)^T V (equation 4)."""
-    map_BHLL = favor_map(q_BLHK, k_BLHK, rows_MK, features=features, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    map_BHLL = favor_map(q_BLHK, k_BLHK, rows_MK, features=features, **seen)
     return torch.einsum("bhij,bjhk->bihk", map_BHLL, v_BLHK.double())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proteinlm.ops.random_features.coordinates import Coordinates, find_coordinates
 from proteinlm.ops.random_features.features import Features
-from proteinlm.ops.segments import Tile
+from proteinlm.ops.tiles import Tile
 
 
 class State(NamedTuple):

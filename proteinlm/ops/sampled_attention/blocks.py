@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from proteinlm.ops.segments import Segment
+from proteinlm.ops.tiles import Segment
 from proteinlm.randomness import stream
 
 

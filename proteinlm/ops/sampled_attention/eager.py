@@ -6,14 +6,17 @@ The order differs from head to head, so a position here is one of B·L·H rows, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from proteinlm.ops.random_features import accumulation_dtype
+from proteinlm.ops.blank_map import BlankMap
 from proteinlm.ops.sampled_attention.blocks import Blocks, BlockSampling, alike, block_sizes, drawn_ranks, query_blocks
-from proteinlm.ops.segments import Segment, Tile, find_segments, finite_queries, row_bounds
+from proteinlm.ops.sampled_attention.order import check_orders
 from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, reading_weights, sparse_softmax
+from proteinlm.ops.tiles import Segment, Tile
+from proteinlm.ops.visibility import Seen, check_inputs
 
 
 def sampled_attention(
@@ -22,11 +25,9 @@ def sampled_attention(
     v_BLHK: Tensor,
     orders_2HT: Tensor,
     sampling: BlockSampling,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
-    """Return softmax attention of which each query block sees one block of keys and a sample of the others.
+    """Return softmax attention of q, k, v (B, L, H, K) to one block of keys and a sample of the others.
 
     out_i = sum_j w_ij exp(q_i·k_j / sqrt(K)) v_j / sum_j w_ij exp(q_i·k_j / sqrt(K)), w_ij being 1 in the block, m / s
     for what was drawn and 0 else (see ``blocks``): numerator and normaliser are unbiased estimates of those of
@@ -36,19 +37,23 @@ def sampled_attention(
 
     Args:
         orders_2HT: what ``hash_orders`` returns; kept for backward in place of blocks.
-        key_mask_BL: True where a key is visible.
-        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+        seen: see ``Visibility``; there is no causal form.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
+    Raises:
+        ShapeError: if the arguments do not fit together.
+        UnavailableError: if a causal form is asked for.
+
     Source: Han et al., ICLR 2024, arXiv:2310.05869, with exact weights, masks and segments.
     """
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    plan = SampledPlan(segments, orders_2HT, sampling)
-    q_BNHK, k_BNHK, v_BNHK = (
-        x.flatten(1, 2).unsqueeze(2) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK)
+    visibility = check_inputs(
+        q_BLHK, k_BLHK, v_BLHK, bidirectional_only="LSH attention with separate queries and keys", **seen
     )
+    check_orders(orders_2HT, q_BLHK)
+    plan = SampledPlan(visibility.segments, orders_2HT, sampling)
+    q_BNHK, k_BNHK, v_BNHK = (x.flatten(1, 2).unsqueeze(2) for x in (visibility.finite_queries(q_BLHK), k_BLHK, v_BLHK))
     return sparse_softmax(q_BNHK, k_BNHK, v_BNHK, plan).view_as(v_BLHK)
 
 
@@ -120,43 +125,42 @@ def sampled_map(
     orders_2HT: Tensor,
     sampling: BlockSampling,
     *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
     rows: slice = slice(None),
     heads: slice = slice(None),
+    **seen: Unpack[Seen],
 ) -> Tensor:
-    """Return the weights of ``sampled_attention`` for some rows of queries and some heads, without gradient.
+    """Return the weights of ``sampled_attention`` for some rows and heads of queries (B, L, H, K), without gradient.
 
     Args:
         rows: the queries wanted, a slice of L with step 1.
         heads: the heads wanted, a slice of H.
+        seen: see ``Visibility``; there is no causal form.
 
     Returns:
         map_BHRL, float32, or float64 for float64 queries or keys; rows sum to 1 where a key is visible
         and are 0 elsewhere.
     """
-    num_windows, length, num_heads, _ = q_BLHK.shape
-    first, behind = row_bounds(rows, length)
-    dtype = accumulation_dtype(q_BLHK, k_BLHK)
+    visibility = check_inputs(q_BLHK, k_BLHK, bidirectional_only="LSH attention with separate queries and keys", **seen)
+    check_orders(orders_2HT, q_BLHK)
+    length, num_heads = q_BLHK.shape[1:3]
     wanted_H = torch.full((num_heads,), -1, device=q_BLHK.device)
     chosen = range(num_heads)[heads]
     wanted_H[list(chosen)] = torch.arange(len(chosen), device=q_BLHK.device)
-    map_BHRL = torch.zeros(num_windows, len(chosen), behind - first, length, dtype=dtype, device=q_BLHK.device)
-    q_NK, k_NK = (x.flatten(0, 2).unsqueeze(1) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK))
-    segments = find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    blank = BlankMap(visibility, rows, q_BLHK[:, :, heads], k_BLHK)
+    q_NK, k_NK = (x.flatten(0, 2).unsqueeze(1) for x in (visibility.finite_queries(q_BLHK), k_BLHK))
     with torch.autocast(q_BLHK.device.type, enabled=False):
-        for reading in SampledPlan(segments, orders_2HT, sampling):
+        for reading in SampledPlan(visibility.segments, orders_2HT, sampling):
             place_SC, keys_SJ, real_SC = _places(reading)
             head_SC, row_SC = wanted_H[place_SC % num_heads], place_SC // num_heads % length
-            wanted_SC = real_SC & (head_SC >= 0) & (row_SC >= first) & (row_SC < behind)
+            wanted_SC = real_SC & (head_SC >= 0) & (row_SC >= blank.first) & (row_SC < blank.behind)
             run_N, query_N = wanted_SC.nonzero(as_tuple=True)
             if len(run_N):
-                weights_NJ = reading_weights(reading, q_NK, k_NK, dtype)[run_N, query_N]
-                place_N, head_N, row_N = (x[run_N, query_N][:, None] for x in (place_SC, head_SC, row_SC - first))
+                weights_NJ = reading_weights(reading, q_NK, k_NK, blank.map_BHRL.dtype)[run_N, query_N]
+                place_N, head_N, row_N = (x[run_N, query_N][:, None] for x in (place_SC, head_SC, row_SC - blank.first))
                 where = (place_N // (num_heads * length), head_N, row_N, keys_SJ[run_N] // num_heads % length)
                 # what fills up a tile has weight 0
-                map_BHRL.index_put_(where, weights_NJ, accumulate=True)
-    return map_BHRL
+                blank.map_BHRL.index_put_(where, weights_NJ, accumulate=True)
+    return blank.map_BHRL
 
 
 def _places(reading: Reading) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,11 +10,14 @@ Source: Han et al., ICLR 2024, arXiv:2310.05869, definition 1.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
-from proteinlm.ops.random_features import accumulation_dtype
-from proteinlm.ops.segments import boundaries
+from proteinlm.errors import ShapeError
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.visibility import Seen, check_inputs
 from proteinlm.randomness import stream
 
 # finer than blocks of any length that fits a machine; float32 holds such numbers exactly
@@ -42,27 +45,37 @@ def gray_ranks(x_THK: Tensor, planes_NK: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def hash_orders(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    planes_NK: Tensor,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-) -> Tensor:
-    """Return orders_2HT, int32: for each head the B·L positions as queries and as keys, in the order of the hash.
+def hash_orders(q_BLHK: Tensor, k_BLHK: Tensor, planes_NK: Tensor, **seen: Unpack[Seen]) -> Tensor:
+    """Return orders_2HT, int32: the positions of q and of k (B, L, H, K) in the order of the hash, for each head.
 
     A segment keeps its place. In it visible positions come first, ties and hidden ones by position, so that
     neither padding nor neighbours move a visible one.
+
+    Args:
+        planes_NK: see ``hash_planes``.
+        seen: see ``Visibility``.
+
+    Raises:
+        ShapeError: if the arguments do not fit together.
     """
-    num_windows, length = q_BLHK.shape[:2]
-    ends = torch.tensor(boundaries(num_windows, length, cu_seqlens), device=q_BLHK.device)
-    segment_T = torch.repeat_interleave(torch.arange(len(ends) - 1, device=q_BLHK.device), ends.diff())
+    visibility = check_inputs(q_BLHK, k_BLHK, **seen)
+    segment_T, mask_T = visibility.segment_numbers(q_BLHK.device).flatten(), visibility.mask_T
     orders = []
     for x_BLHK in (q_BLHK, k_BLHK):
         ranks_TH = gray_ranks(x_BLHK.detach().flatten(0, 1), planes_NK)
-        if key_mask_BL is not None:
-            ranks_TH.masked_fill_(~key_mask_BL.flatten()[:, None], 2 ** len(planes_NK))
+        if mask_T is not None:
+            ranks_TH.masked_fill_(~mask_T[:, None], 2 ** len(planes_NK))
         keys_HT = (segment_T * 2 ** (len(planes_NK) + 1) + ranks_TH.T).contiguous()
         orders.append(keys_HT.sort(dim=-1, stable=True).indices.int())
     return torch.stack(orders)
+
+
+def check_orders(orders_2HT: Tensor, q_BLHK: Tensor) -> None:
+    """Check that there is an order of all positions for each head, of queries and of keys.
+
+    Raises:
+        ShapeError: if there is not.
+    """
+    expected = (2, q_BLHK.shape[2], q_BLHK.shape[0] * q_BLHK.shape[1])
+    if orders_2HT.shape != expected or orders_2HT.dtype not in (torch.int32, torch.int64):
+        raise ShapeError(f"orders are {orders_2HT.dtype} {tuple(orders_2HT.shape)}; expected int32 {expected}")

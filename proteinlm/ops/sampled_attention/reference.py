@@ -6,27 +6,21 @@ Source: Han et al., ICLR 2024, arXiv:2310.05869, with exact weights, masks and s
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from proteinlm.ops.sampled_attention.blocks import BlockSampling
-from proteinlm.ops.segments import Segment, find_segments
+from proteinlm.ops.tiles import Segment
+from proteinlm.ops.visibility import Seen, Visibility, visibility_of
 
 
-def pair_weights(
-    orders_2HT: Tensor,
-    sampling: BlockSampling,
-    num_windows: int,
-    length: int,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-) -> Tensor:
+def pair_weights(orders_2HT: Tensor, sampling: BlockSampling, visibility: Visibility) -> Tensor:
     """Return w_ij as weights_BHLL: 1 in the block, (n - block) / s for what was drawn, 0 else (see ``blocks``)."""
-    num_heads = orders_2HT.shape[1]
-    weights_BHLL = torch.zeros(num_windows, num_heads, length, length, dtype=torch.float64)
-    for segment in find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens):
+    num_heads, length = orders_2HT.shape[1], visibility.length
+    weights_BHLL = torch.zeros(visibility.num_windows, num_heads, length, length, dtype=torch.float64)
+    for segment in visibility.segments:
         window, offset = divmod(segment.start, length)
         for head in range(num_heads if segment.num_visible else 0):
             part = weights_BHLL[window, head, offset : offset + len(segment), offset : offset + len(segment)]
@@ -63,18 +57,11 @@ def weighted_map(q_BLHK: Tensor, k_BLHK: Tensor, weights_BHLL: Tensor) -> Tensor
 
 
 def sampled_map(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    orders_2HT: Tensor,
-    sampling: BlockSampling,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    q_BLHK: Tensor, k_BLHK: Tensor, orders_2HT: Tensor, sampling: BlockSampling, **seen: Unpack[Seen]
 ) -> Tensor:
     """Return map_BHLL; a row without a visible key is 0."""
-    shape = q_BLHK.shape[:2]
-    weights_BHLL = pair_weights(orders_2HT, sampling, *shape, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    return weighted_map(q_BLHK, k_BLHK, weights_BHLL)
+    visibility = visibility_of((q_BLHK.shape[0], q_BLHK.shape[1]), **seen)
+    return weighted_map(q_BLHK, k_BLHK, pair_weights(orders_2HT, sampling, visibility))
 
 
 def sampled_attention(
@@ -83,10 +70,8 @@ def sampled_attention(
     v_BLHK: Tensor,
     orders_2HT: Tensor,
     sampling: BlockSampling,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
     """Return out_BLHK, the map times V."""
-    map_BHLL = sampled_map(q_BLHK, k_BLHK, orders_2HT, sampling, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    map_BHLL = sampled_map(q_BLHK, k_BLHK, orders_2HT, sampling, **seen)
     return torch.einsum("bhij,bjhk->bihk", map_BHLL, v_BLHK.double())

@@ -6,14 +6,17 @@ Letters as in ``blocks``. A position here is one of B·L·H rows, each of one he
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
+from proteinlm.ops.blank_map import BlankMap
 from proteinlm.ops.derivatives import refuse_second_derivative
-from proteinlm.ops.random_features import accumulation_dtype
+from proteinlm.ops.precision import accumulation_dtype
+from proteinlm.ops.random_features.features import check_rows
 from proteinlm.ops.sampled_attention.blocks import Sizes, alike, block_sizes
+from proteinlm.ops.sampled_attention.order import check_orders
 from proteinlm.ops.scatterbrain_attention.blocks import (
     Keys,
     attend_blocks,
@@ -21,7 +24,7 @@ from proteinlm.ops.scatterbrain_attention.blocks import (
     query_weights,
     read_keys,
 )
-from proteinlm.ops.segments import find_segments, finite_queries, row_bounds
+from proteinlm.ops.visibility import Seen, check_inputs
 
 # numbers of one group: 4 MiB in float32, unless one head of one segment has more
 GROUP_ELEMENTS = 2**20
@@ -35,10 +38,9 @@ def scatterbrain_attention(
     orders_2HT: Tensor,
     *,
     block_length: int,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
+    **seen: Unpack[Seen],
 ) -> Tensor:
-    """Return attention by exact weights inside blocks of a hash and by positive features between them.
+    """Return attention of q, k, v (B, L, H, K): exact inside blocks of a hash, by positive features between them.
 
     out_i = sum_j w_ij v_j / sum_j w_ij, where w_ij is exp(q_i·k_j / sqrt(K)) for the keys of block b, i being in block
     b of the queries, and phi(x_i)·phi(y_j) for all others (see ``blocks``). Numerator and normaliser are unbiased over
@@ -51,17 +53,22 @@ def scatterbrain_attention(
         rows_MK: one row for each feature (``feature_rows``).
         orders_2HT: what ``hash_orders`` returns.
         block_length: visible positions of a block, at most.
-        key_mask_BL: True where a key is visible.
-        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+        seen: see ``Visibility``; there is no causal form.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
+    Raises:
+        ShapeError: if the arguments do not fit together.
+        UnavailableError: if a causal form is asked for.
+
     Source: Chen et al., NeurIPS 2021, arXiv:2110.15343, equation 5, with features of FAVOR+.
     """
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    groups = list(_groups(block_sizes(segments, block_length), orders_2HT, *rows_MK.shape))
-    rows = (x.flatten(0, 2) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK, v_BLHK))
+    visibility = check_inputs(q_BLHK, k_BLHK, v_BLHK, bidirectional_only="Scatterbrain", **seen)
+    check_rows(rows_MK, q_BLHK.shape[-1])
+    check_orders(orders_2HT, q_BLHK)
+    groups = list(_groups(block_sizes(visibility.segments, block_length), orders_2HT, *rows_MK.shape))
+    rows = (x.flatten(0, 2) for x in (visibility.finite_queries(q_BLHK), k_BLHK, v_BLHK))
     out_NK: Tensor = _Scatterbrain.apply(*rows, rows_MK, orders_2HT, groups)  # type: ignore[no-untyped-call]
     return out_NK.view_as(v_BLHK)
 
@@ -181,34 +188,33 @@ def scatterbrain_map(
     orders_2HT: Tensor,
     *,
     block_length: int,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
     rows: slice = slice(None),
+    **seen: Unpack[Seen],
 ) -> Tensor:
-    """Return the weights of ``scatterbrain_attention`` for some rows of queries, without gradient.
+    """Return the weights of ``scatterbrain_attention`` for some rows of queries (B, L, H, K), without gradient.
 
     Args:
         rows: the queries wanted, a slice of L with step 1.
+        seen: see ``Visibility``; there is no causal form.
 
     Returns:
         map_BHRL, float32, or float64 for float64 queries or keys; rows sum to 1 where a key is visible
         and are 0 elsewhere.
     """
-    num_windows, length, num_heads, _ = q_BLHK.shape
-    first, behind = row_bounds(rows, length)
-    dtype = accumulation_dtype(q_BLHK, k_BLHK)
-    map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
-    inputs = [x.flatten(0, 2) for x in (finite_queries(q_BLHK, key_mask_BL), k_BLHK)]
-    segments = find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
+    visibility = check_inputs(q_BLHK, k_BLHK, bidirectional_only="Scatterbrain", **seen)
+    check_rows(rows_MK, q_BLHK.shape[-1])
+    check_orders(orders_2HT, q_BLHK)
+    blank, length = BlankMap(visibility, rows, q_BLHK, k_BLHK), visibility.length
+    inputs = [x.flatten(0, 2) for x in (visibility.finite_queries(q_BLHK), k_BLHK)]
     with torch.autocast(q_BLHK.device.type, enabled=False):
-        for group in _groups(block_sizes(segments, block_length), orders_2HT, *rows_MK.shape):
+        for group in _groups(block_sizes(visibility.segments, block_length), orders_2HT, *rows_MK.shape):
             for unit, head in enumerate(group.head.tolist()):
                 one = slice(unit, unit + 1)
                 alone = Group(Sizes(*(field[one] for field in group.sizes)), group.head[one])
                 window = int(alone.sizes.start) // length
-                corner = (window * length + first, length)
-                _map_unit(map_BHRL[window, head], alone, inputs, orders_2HT, rows_MK, corner)
-    return map_BHRL
+                corner = (window * length + blank.first, length)
+                _map_unit(blank.map_BHRL[window, head], alone, inputs, orders_2HT, rows_MK, corner)
+    return blank.map_BHRL
 
 
 def _map_unit(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from proteinlm.errors import UnavailableError
-from proteinlm.ops.segments import Segment, find_segments, finite_queries, row_bounds
+from proteinlm.ops.blank_map import BlankMap
+from proteinlm.ops.precision import accumulation_dtype
 from proteinlm.ops.softmax_attention import varlen
+from proteinlm.ops.tiles import Segment
+from proteinlm.ops.visibility import Seen, check_inputs
 
 Implementation = Literal["auto", "eager", "varlen"]
 
@@ -20,31 +23,30 @@ def softmax_attention(
     k_BLHK: Tensor,
     v_BLHK: Tensor,
     *,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
     implementation: Implementation = "auto",
+    **seen: Unpack[Seen],
 ) -> Tensor:
-    """Return softmax(Q K^T / sqrt(K)) V over the visible keys of each query's segment, if causal no later ones.
+    """Return softmax(Q K^T / sqrt(K)) V of q, k, v (B, L, H, K) over the keys that each query sees.
 
     Exactly 0, with zero gradients, where there is none. A hidden position may hold anything. Time O(L^2 K) a
-    segment, memory O(L K).
+    segment, memory O(L K). On a CPU scores and sums are float32 for any input but float64, also under autocast; on a
+    GPU torch's kernels work in the dtype of the inputs, or of autocast.
 
     Args:
-        key_mask_BL: True where a key is visible.
-        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
         implementation: "eager" calls scaled_dot_product_attention for each segment, "varlen" calls
             torch.nn.attention.varlen once, "auto" prefers the latter for several segments or hidden keys.
+        seen: see ``Visibility``.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``.
 
     Raises:
+        ShapeError: if the arguments do not fit together.
         UnavailableError: if "varlen" is asked for and cannot run; it takes half precision on a GPU.
     """
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
-    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
+    visibility = check_inputs(q_BLHK, k_BLHK, v_BLHK, **seen)
+    is_causal = visibility.is_causal
+    q_BLHK = visibility.finite_queries(q_BLHK)
     # the varlen kernel counts positions among visible keys, which for a causal form are the wrong ones
     takes_eager = implementation == "eager" or (implementation == "auto" and is_causal)
     obstacle = "nothing" if takes_eager else varlen.missing(q_BLHK, k_BLHK, v_BLHK)
@@ -54,13 +56,14 @@ def softmax_attention(
         raise UnavailableError(
             f'softmax attention with implementation = "varlen" needs {obstacle}; "auto" does without'
         )
-    is_dense = cu_seqlens is None and all(segment.num_visible == len(segment) for segment in segments)
+    segments = visibility.segments
+    is_dense = visibility.cu_seqlens is None and all(segment.num_visible == len(segment) for segment in segments)
     is_wanted = implementation == "varlen" or not is_dense
-    if obstacle is None and is_wanted and any(segment.num_visible for segment in segments):
-        return varlen.attend(q_BLHK, k_BLHK, v_BLHK, segments, mask_T)
+    if obstacle is None and is_wanted and visibility.has_key:
+        return varlen.attend(q_BLHK, k_BLHK, v_BLHK, visibility)
     if is_dense:
         return _attend(q_BLHK, k_BLHK, v_BLHK, is_causal=is_causal)
-    return _attend_segments((q_BLHK, k_BLHK, v_BLHK), segments, mask_T, is_causal)
+    return _attend_segments((q_BLHK, k_BLHK, v_BLHK), segments, visibility.mask_T, is_causal)
 
 
 def _attend_segments(
@@ -99,9 +102,11 @@ def _nothing_read(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor) -> Tensor:
 def _attend(
     q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, *, is_causal: bool = False, scale: float | None = None
 ) -> Tensor:
-    dtype = torch.promote_types(torch.promote_types(q_BLHK.dtype, k_BLHK.dtype), v_BLHK.dtype)
-    q_BHLK, k_BHLK, v_BHLK = (x.to(dtype).transpose(1, 2) for x in (q_BLHK, k_BLHK, v_BLHK))
-    out_BHLK = scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=is_causal, scale=scale)
+    inputs, device_type = (q_BLHK, k_BLHK, v_BLHK), q_BLHK.device.type
+    dtype = accumulation_dtype(*inputs) if device_type == "cpu" else varlen.kernel_dtype(*inputs)
+    with torch.autocast(device_type, enabled=False):
+        q_BHLK, k_BHLK, v_BHLK = (x.to(dtype).transpose(1, 2) for x in inputs)
+        out_BHLK = scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=is_causal, scale=scale)
     return out_BHLK.transpose(1, 2).to(v_BLHK.dtype)
 
 
@@ -124,48 +129,36 @@ def _attend_causal_with_holes(q_1CHK: Tensor, k_1CHK: Tensor, v_1CHK: Tensor, hi
 
 
 @torch.no_grad()
-def softmax_map(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    *,
-    is_causal: bool = False,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    rows: slice = slice(None),
-) -> Tensor:
-    """Return the attention weights of some rows of queries, without gradient.
+def softmax_map(q_BLHK: Tensor, k_BLHK: Tensor, *, rows: slice = slice(None), **seen: Unpack[Seen]) -> Tensor:
+    """Return the attention weights of some rows of queries (B, L, H, K), without gradient.
 
     Args:
         rows: the queries wanted, a slice of L with step 1.
+        seen: see ``Visibility``.
 
     Returns:
         map_BHRL, float32, or float64 for float64 queries or keys; rows sum to 1 where a key is
         visible and are 0 elsewhere.
     """
-    num_windows, length, num_heads, head_dim = q_BLHK.shape
-    first, behind = row_bounds(rows, length)
-    dtype = torch.float64 if torch.float64 in (q_BLHK.dtype, k_BLHK.dtype) else torch.float32
-    map_BHRL = torch.zeros(num_windows, num_heads, behind - first, length, dtype=dtype, device=q_BLHK.device)
-    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
+    visibility = check_inputs(q_BLHK, k_BLHK, **seen)
+    blank, mask_T = BlankMap(visibility, rows, q_BLHK, k_BLHK), visibility.mask_T
+    q_THK, k_THK = visibility.finite_queries(q_BLHK).flatten(0, 1), k_BLHK.flatten(0, 1)
+    dtype = blank.map_BHRL.dtype
     with torch.autocast(q_BLHK.device.type, enabled=False):
-        for segment in find_segments(num_windows, length, key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens):
-            window, offset = divmod(segment.start, length)
-            keys = slice(offset, offset + len(segment))
-            start, stop = max(first, keys.start), min(behind, keys.stop)
-            if start >= stop or segment.num_visible == 0:
-                continue
-            q_HCK = q_BLHK[window, start:stop].transpose(0, 1).to(dtype) * head_dim**-0.5
-            scores_HCC = q_HCK @ k_BLHK[window, keys].permute(1, 2, 0).to(dtype)
-            if key_mask_BL is not None:
-                scores_HCC.masked_fill_(~key_mask_BL[window, keys], -torch.inf)
-            if is_causal:
-                scores_HCC.masked_fill_(_later(scores_HCC, start - keys.start), -torch.inf)
-            sees_HC1 = (scores_HCC > -torch.inf).any(-1, keepdim=True)
+        for segment, start, stop, weights_HCJ in blank.parts():
+            keys = slice(segment.start, segment.stop)
+            q_HCK = q_THK[start:stop].transpose(0, 1).to(dtype) * q_THK.shape[-1] ** -0.5
+            scores_HCJ = q_HCK @ k_THK[keys].permute(1, 2, 0).to(dtype)
+            if mask_T is not None:
+                scores_HCJ.masked_fill_(~mask_T[keys], -torch.inf)
+            if visibility.is_causal:
+                scores_HCJ.masked_fill_(_later(scores_HCJ, start - keys.start), -torch.inf)
+            sees_HC1 = (scores_HCJ > -torch.inf).any(-1, keepdim=True)
             # a row of minus infinities has no softmax
-            map_BHRL[window, :, start - first : stop - first, keys] = scores_HCC.softmax(-1).masked_fill_(~sees_HC1, 0)
-    return map_BHRL
+            weights_HCJ.copy_(scores_HCJ.softmax(-1).masked_fill_(~sees_HC1, 0))
+    return blank.map_BHRL
 
 
-def _later(scores_HCC: Tensor, first_row: int) -> Tensor:
-    rows_C, keys_C = (torch.arange(n, device=scores_HCC.device) for n in scores_HCC.shape[-2:])
+def _later(scores_HCJ: Tensor, first_row: int) -> Tensor:
+    rows_C, keys_C = (torch.arange(n, device=scores_HCJ.device) for n in scores_HCJ.shape[-2:])
     return keys_C > first_row + rows_C[:, None]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from proteinlm.ops.segments import Segment
+from proteinlm.ops.visibility import Visibility
 
 logger = logging.getLogger(__name__)
 
 
 def missing(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor) -> str | None:
     """Return what the kernel would need and does not find, or None if it can run."""
-    device, dtype, head_dim = q_BLHK.device, _kernel_dtype(q_BLHK, k_BLHK, v_BLHK), q_BLHK.shape[-1]
+    device, dtype, head_dim = q_BLHK.device, kernel_dtype(q_BLHK, k_BLHK, v_BLHK), q_BLHK.shape[-1]
     if device.type != "cuda":
         return f"a CUDA device, and the inputs are on {device}"
     if not _is_in_torch():
@@ -31,9 +30,7 @@ def missing(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor) -> str | None:
     return None
 
 
-def attend(
-    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, segments: Sequence[Segment], mask_T: Tensor | None
-) -> Tensor:
+def attend(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility) -> Tensor:
     """Return out_BLHK, 0 in segments without a visible key, for at least one segment that has some.
 
     Queries of segments without a visible key, and all hidden keys, never enter the kernel.
@@ -42,8 +39,9 @@ def attend(
     from torch.nn.attention.varlen import varlen_attn
 
     _announce()
-    device, dtype = q_BLHK.device, _kernel_dtype(q_BLHK, k_BLHK, v_BLHK)
+    device, dtype = q_BLHK.device, kernel_dtype(q_BLHK, k_BLHK, v_BLHK)
     q_NHK, k_NHK, v_NHK = (x.flatten(0, 1).to(dtype) for x in (q_BLHK, k_BLHK, v_BLHK))
+    segments, mask_T = visibility.segments, visibility.mask_T
     seen = [segment for segment in segments if segment.num_visible]
     if mask_T is not None:
         visible_N = mask_T.nonzero()[:, 0]
@@ -65,7 +63,7 @@ def _running(lengths: list[int], device: torch.device) -> Tensor:
     return torch.tensor([0, *lengths], device=device).cumsum(0).int()
 
 
-def _kernel_dtype(*tensors: Tensor) -> torch.dtype:
+def kernel_dtype(*tensors: Tensor) -> torch.dtype:
     """Return the dtype in which torch's own attention would run, autocast included."""
     device_type = tensors[0].device.type
     if torch.is_autocast_enabled(device_type):

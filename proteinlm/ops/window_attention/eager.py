@@ -5,72 +5,70 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from proteinlm.ops.segments import Tile, cut_segment, find_segments, finite_queries, plan_tiles
-from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, readings_of_runs, sparse_map, sparse_softmax
+from proteinlm.ops.blank_map import BlankMap
+from proteinlm.ops.sparse_softmax import READING_ELEMENTS, Reading, fill_sparsely, readings_of_runs, sparse_softmax
+from proteinlm.ops.tiles import Tile, cut_segment
+from proteinlm.ops.visibility import Seen, check_inputs
 
 # queries of a tile, however wide the window: fewer cost more in calls than they save
 LEAST_TILE = 32
 
 
-def window_attention(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    v_BLHK: Tensor,
-    window: int,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-) -> Tensor:
-    """Return softmax attention in which query i sees the visible keys j of its segment with |i - j| <= window.
+def window_attention(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, window: int, **seen: Unpack[Seen]) -> Tensor:
+    """Return softmax attention of q, k, v (B, L, H, K) in which query i sees the keys j with |i - j| <= window.
 
-    Exactly 0, with zero gradients, where there is none. Time O(L window K), memory O(L K) a head,
-    forward and backward; any length. Scores and sums are float32 for any input but float64, also
-    under autocast.
+    Visible keys of its segment, that is. Exactly 0, with zero gradients, where there is none. Time O(L window K),
+    memory O(L K) a head, forward and backward; any length. Scores and sums are float32 for any input but float64,
+    also under autocast.
 
     Args:
         window: how many neighbours on each side a query sees, in positions.
-        key_mask_BL: True where a key is visible.
-        cu_seqlens: where segments start in the flattened B·L positions, and B·L.
+        seen: see ``Visibility``; there is no causal form.
 
     Returns:
         out_BLHK in the dtype of ``v_BLHK``. Differentiable once. A hidden position may hold anything.
 
+    Raises:
+        ShapeError: if the arguments do not fit together.
+        UnavailableError: if a causal form is asked for.
+
     Source: Beltagy, Peters and Cohan, arXiv:2004.05150, section 3.1.
     """
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
-    parts = plan_tiles(segments, mask_T, q_BLHK.device, _tile_length(q_BLHK, window))
-    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
-    return sparse_softmax(q_BLHK, k_BLHK, v_BLHK, list(_readings(parts, window, mask_T, q_BLHK.device)))
+    visibility = check_inputs(q_BLHK, k_BLHK, v_BLHK, bidirectional_only="window attention", **seen)
+    device = q_BLHK.device
+
+    def plan() -> list[Reading]:
+        parts = visibility.tiles(device, _tile_length(q_BLHK, window))
+        return list(_readings(parts, window, visibility.mask_T, device))
+
+    readings = visibility.plan(("window", window, q_BLHK.shape[2], device), plan)
+    return sparse_softmax(visibility.finite_queries(q_BLHK), k_BLHK, v_BLHK, readings)
 
 
 def window_map(
-    q_BLHK: Tensor,
-    k_BLHK: Tensor,
-    window: int,
-    *,
-    key_mask_BL: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    rows: slice = slice(None),
+    q_BLHK: Tensor, k_BLHK: Tensor, window: int, *, rows: slice = slice(None), **seen: Unpack[Seen]
 ) -> Tensor:
-    """Return the weights of ``window_attention`` for some rows of queries, without gradient.
+    """Return the weights of ``window_attention`` for some rows of queries (B, L, H, K), without gradient.
 
     Args:
         rows: the queries wanted, a slice of L with step 1.
+        seen: see ``Visibility``; there is no causal form.
 
     Returns:
         map_BHRL, float32, or float64 for float64 queries or keys; rows sum to 1 where a key is seen
         and are 0 elsewhere.
     """
-    segments = find_segments(*q_BLHK.shape[:2], key_mask_BL=key_mask_BL, cu_seqlens=cu_seqlens)
-    mask_T = None if key_mask_BL is None else key_mask_BL.flatten()
-    parts = [cut_segment(s, mask_T, _tile_length(q_BLHK, window)) for s in segments if s.num_visible]
-    q_BLHK = finite_queries(q_BLHK, key_mask_BL)
-    return sparse_map(q_BLHK, k_BLHK, list(_readings(parts, window, mask_T, q_BLHK.device)), rows)
+    visibility = check_inputs(q_BLHK, k_BLHK, bidirectional_only="window attention", **seen)
+    mask_T, tile_length = visibility.mask_T, _tile_length(q_BLHK, window)
+    parts = [cut_segment(s, mask_T, tile_length) for s in visibility.segments if s.num_visible]
+    readings = _readings(parts, window, mask_T, q_BLHK.device)
+    blank = BlankMap(visibility, rows, q_BLHK, k_BLHK)
+    return fill_sparsely(blank, visibility.finite_queries(q_BLHK), k_BLHK, readings)
 
 
 def _tile_length(q_BLHK: Tensor, window: int) -> int:

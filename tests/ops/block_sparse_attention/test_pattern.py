@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from proteinlm.ops.block_sparse_attention.pattern import BlockPattern, random_blocks, reaches
-from proteinlm.ops.segments import find_segments
+from proteinlm.ops.visibility import Visibility
 
 
 def pattern(**settings: int) -> BlockPattern:
@@ -45,6 +45,6 @@ def test_the_draw_depends_on_seed_layer_and_number_of_blocks_and_on_nothing_else
 def test_a_segment_reaches_up_to_its_last_visible_key():
     key_mask = torch.tensor([[1, 0, 1, 0, 0, 0, 0, 1]], dtype=torch.bool)
     cu_seqlens = torch.tensor([0, 2, 5, 7, 8], dtype=torch.int32)
-    segments = find_segments(1, 8, key_mask_BL=key_mask, cu_seqlens=cu_seqlens)
+    segments = Visibility(1, 8, key_mask, cu_seqlens).segments
     assert reaches(segments, key_mask.flatten()) == [1, 1, 0, 1]
     assert reaches(segments, None) == [2, 3, 2, 1]

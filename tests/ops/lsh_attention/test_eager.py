@@ -279,5 +279,5 @@ def test_a_second_derivative_is_refused():
 
 def test_buckets_that_do_not_fit_are_refused():
     q = torch.randn(1, 9, 2, 4)
-    with pytest.raises(ShapeError, match=r"buckets are \(1, 9, 1, 3\); expected \(1, 9, 2, 'R'\)"):
+    with pytest.raises(ShapeError, match=r"buckets are torch.int16 \(1, 9, 1, 3\); expected integers \(1, 9, 2, 'R'\)"):
         lsh_attention(q, q, torch.zeros(1, 9, 1, 3, dtype=torch.int16), Chunking(4))

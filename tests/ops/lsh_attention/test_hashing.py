@@ -5,6 +5,7 @@ import torch
 
 from proteinlm.errors import ShapeError
 from proteinlm.ops.lsh_attention import bucket_factors, hash_buckets, hashing, rotations
+from proteinlm.ops.visibility import Visibility
 
 HEADS, HEAD_DIM = 3, 5
 
@@ -28,7 +29,7 @@ def test_buckets_are_those_of_the_definition(layout, num_buckets, elements, monk
     monkeypatch.setattr(hashing, "TILE_ELEMENTS", elements)
     q, _, _ = layout.draw(HEADS, HEAD_DIM, requires_grad=False)
     got = hash_buckets(q, draw(2), 4, num_buckets=num_buckets, **layout.options)
-    for segment in hashing.find_segments(*q.shape[:2], **layout.options):
+    for segment in Visibility(*q.shape[:2], **layout.options).segments:
         factors = bucket_factors(segment.num_visible, 4, num_buckets)
         for position in range(segment.start, segment.stop):
             window, place = divmod(position, q.shape[1])

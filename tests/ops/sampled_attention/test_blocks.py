@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proteinlm.ops.sampled_attention.blocks import BlockSampling, block_sizes, drawn_ranks, query_blocks
-from proteinlm.ops.segments import Segment
+from proteinlm.ops.tiles import Segment
 
 
 def draw(start: float, num_keys: tuple[int, int, int], num_drawn: int) -> list[int]:

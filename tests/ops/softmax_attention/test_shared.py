@@ -17,7 +17,7 @@ def is_causal(request):
 
 
 def expected_map(layout, q, is_causal):
-    pairs_B1LL = reference.visible_pairs(*q.shape[:2], **layout.options)
+    pairs_B1LL = reference.visible_pairs(q, **layout.options)
     return reference_map(q, pairs_B1LL.expand(-1, q.shape[2], -1, -1), is_causal=is_causal)
 
 

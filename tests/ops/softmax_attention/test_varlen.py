@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from proteinlm.errors import UnavailableError
-from proteinlm.ops.segments import find_segments
 from proteinlm.ops.softmax_attention import reference, softmax_attention, varlen
+from proteinlm.ops.visibility import Visibility
 
 HEADS, HEAD_DIM = 3, 8
 
@@ -37,9 +37,7 @@ def _kernel(monkeypatch):
 @pytest.mark.usefixtures("_kernel")
 def test_what_the_kernel_is_given_makes_the_reference(layout):
     inputs = layout.draw(HEADS, HEAD_DIM)
-    segments = find_segments(layout.num_windows, layout.length, **layout.options)
-    mask_T = None if layout.key_mask_BL is None else layout.key_mask_BL.flatten()
-    out = varlen.attend(*inputs, segments, mask_T)
+    out = varlen.attend(*inputs, Visibility(layout.num_windows, layout.length, **layout.options))
     expected = reference.softmax_attention(*inputs, **layout.options)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     weights = torch.randn(out.shape, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Which positions attend to each other, and how to visit them in tiles that fit a cache.
+"""Tiles of positions that fit a cache: how operations visit segments.
 
 Positions are those of the flattened windows, 0 … B·L - 1. A segment is a run of positions that
 see each other's visible keys and nothing else.
@@ -6,14 +6,11 @@ see each other's visible keys and nothing else.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from proteinlm.errors import ShapeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,78 +23,6 @@ class Segment:
 
     def __len__(self) -> int:
         return self.stop - self.start
-
-
-def boundaries(num_windows: int, length: int, cu_seqlens: Tensor | None) -> list[int]:
-    """Return where segments start and, last, where they end; without ``cu_seqlens`` a window is one segment.
-
-    Raises:
-        ShapeError: if ``cu_seqlens`` does not run from 0 to B·L in order, with every window's end
-            among its values.
-    """
-    window_ends = range(0, num_windows * length + 1, max(length, 1))
-    if cu_seqlens is None:
-        return list(window_ends)
-    if cu_seqlens.ndim != 1 or cu_seqlens.is_floating_point():
-        raise ShapeError(f"cu_seqlens is {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}; expected int32 (S + 1,)")
-    ends: list[int] = cu_seqlens.tolist()
-    if ends[:1] != [0] or ends[-1] != num_windows * length or any(b < a for a, b in itertools.pairwise(ends)):
-        raise ShapeError(f"cu_seqlens is {_shortened(ends)}; expected 0 to {num_windows * length} in rising order")
-    if missing := set(window_ends).difference(ends):
-        raise ShapeError(f"cu_seqlens lacks {min(missing)}, the end of a window of {length}; segments end with windows")
-    return ends
-
-
-def _shortened(values: list[int]) -> str:
-    return str(values) if len(values) <= 8 else f"[{', '.join(map(str, values[:4]))}, …, {values[-1]}]"
-
-
-def find_segments(
-    num_windows: int, length: int, *, key_mask_BL: Tensor | None = None, cu_seqlens: Tensor | None = None
-) -> list[Segment]:
-    """Return the segments of at least one position, in order, those without a visible key included.
-
-    Raises:
-        ShapeError: see ``boundaries``.
-    """
-    ends = boundaries(num_windows, length, cu_seqlens)
-    pairs = [(a, b) for a, b in itertools.pairwise(ends) if b > a]
-    if key_mask_BL is None:
-        return [Segment(a, b, b - a) for a, b in pairs]
-    running: list[int] = torch.cat((key_mask_BL.new_zeros(1, dtype=torch.int64), key_mask_BL.flatten().cumsum(0)))[
-        torch.tensor(ends, device=key_mask_BL.device)
-    ].tolist()
-    visible = dict(zip(ends, running, strict=True))
-    return [Segment(a, b, visible[b] - visible[a]) for a, b in pairs]
-
-
-def row_bounds(rows: slice, length: int) -> tuple[int, int]:
-    """Return the first row and the row behind the last of a slice of ``length`` rows.
-
-    Raises:
-        ShapeError: if the slice does not go up by 1.
-    """
-    start, stop, step = rows.indices(length)
-    if step != 1:
-        raise ShapeError(f"rows go by steps of {step}; expected a slice with step 1")
-    return start, max(start, stop)
-
-
-def finite_queries(q_BLHK: Tensor, key_mask_BL: Tensor | None) -> Tensor:
-    """Return queries with 0 in the place of what is not finite, or as good as that, at a hidden position.
-
-    Such a query would reach the gradients of all keys that it sees, as 0 · NaN where nobody reads its output.
-    Other queries come back as they are, without a copy.
-    """
-    if key_mask_BL is None:
-        return q_BLHK
-    # memory that nobody wrote can hold 1e38: products with keys, and squares of these, must stay finite too
-    range_ = torch.finfo(torch.float64 if q_BLHK.dtype == torch.float64 else torch.float32).max
-    # float16 would round a larger bound to infinity, and let that pass
-    largest = min(range_**0.25, torch.finfo(q_BLHK.dtype).max)
-    if (q_BLHK.detach()[~key_mask_BL].abs() <= largest).all():
-        return q_BLHK
-    return q_BLHK.masked_fill(~(key_mask_BL[..., None, None] | (q_BLHK.abs() <= largest)), 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
