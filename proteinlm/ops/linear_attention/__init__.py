@@ -1,7 +1,8 @@
 """Linear attention: the features elu(x) + 1 in place of softmax, in time linear in the length."""
 
+from proteinlm.ops.feature_sums import Normalisation
 from proteinlm.ops.linear_attention.eager import linear_attention, linear_map
-from proteinlm.ops.linear_attention.features import Normalisation, decay_logarithms
+from proteinlm.ops.linear_attention.features import decay_logarithms
 from proteinlm.ops.linear_attention.recurrent import LinearState, linear_state, linear_step
 
 __all__ = [

@@ -5,8 +5,8 @@ not see j,
 
     read(a)_i = sum_j D_ij (a_i·b_j) c_j,   read_back(d)_i = sum_j D_ij (d_i·c_j) b_j.
 
-Without decay and order it is a product with sum_j b_j c_j^T: see ``flat``. Otherwise a tile reads its own pairs one by
-one and those outside from a state, the decayed sum of b_j c_j^T up to the tile's edge. Forward has
+Without decay and order it is a product with sum_j b_j c_j^T: see ``feature_sums``. Otherwise a tile reads its own
+pairs one by one and those outside from a state, the decayed sum of b_j c_j^T up to the tile's edge. Forward has
 b = phi(k), c = v and reads phi(q). Backward reads g back with the same sums for the gradient of phi(q); those of
 v and phi(k) are reads with b = phi(q), c = g and D transposed.
 
@@ -26,9 +26,8 @@ from torch import Tensor
 from proteinlm.errors import ShapeError
 from proteinlm.ops.blank_map import BlankMap, MapPart
 from proteinlm.ops.derivatives import refuse_second_derivative
-from proteinlm.ops.linear_attention.features import Normalisation, features, slopes
-from proteinlm.ops.linear_attention.flat import flat_linear
-from proteinlm.ops.linear_attention.loading import LoadPair, gradients_of_sums, keys_and_values, normalise, side_by_side
+from proteinlm.ops.feature_sums import Normalisation, attend_by_sums, gradients_of_sums, inverse
+from proteinlm.ops.linear_attention.features import EluFeatures, features, slopes, with_ones
 from proteinlm.ops.precision import accumulation_dtype
 from proteinlm.ops.tiles import Tile, cut_segment
 from proteinlm.ops.visibility import Seen, check_inputs
@@ -37,6 +36,9 @@ from proteinlm.ops.visibility import Seen, check_inputs
 TILE_ELEMENTS = 2**18
 # positions of a tile whose pairs are weighted one by one: about a head's width, where both halves cost the same
 CHUNK_LENGTH = 64
+
+
+LoadPair = Callable[[Tile], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +186,22 @@ def linear_attention(
     plan = visibility.tiles(q_BLHK.device, tile_length)
     q_THK, k_THK, v_THK = (x.flatten(0, 1) for x in (visibility.finite_queries(q_BLHK), k_BLHK, v_BLHK))
     if decay.is_flat:
-        return flat_linear(q_THK, k_THK, v_THK, plan, normalisation).view_as(v_BLHK)
+        features_of = EluFeatures(accumulation_dtype(q_THK, k_THK, v_THK), head_dim)
+        return attend_by_sums((q_THK, k_THK, v_THK), plan, features_of, normalisation).view_as(v_BLHK)
     out_THK: Tensor = _Linear.apply(q_THK, k_THK, v_THK, plan, decay, normalisation)  # type: ignore[no-untyped-call]
     return out_THK.view_as(v_BLHK)
+
+
+def keys_and_values(k_THK: Tensor, v_THK: Tensor, dtype: torch.dtype, normalisation: Normalisation) -> LoadPair:
+    """Return what loads phi(k) and the values of a tile, with a column of ones for the normaliser."""
+
+    def load(tile: Tile) -> tuple[Tensor, Tensor]:
+        # a hidden key may be anything, and 0 times infinity is not 0
+        phi_GCK = tile.hide_keys(features(tile.look(k_THK, dtype)), 0)
+        v_GCK = tile.hide_keys(tile.take(v_THK, dtype), 0)
+        return phi_GCK, with_ones(v_GCK) if normalisation == "division" else v_GCK
+
+    return load
 
 
 def check_decay(decay_H: Tensor | None, num_heads: int) -> None:
@@ -217,9 +232,10 @@ class _Linear(torch.autograd.Function):
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in plan:
                 for tile, sums in scan(tiles, keys_and_values(k_THK, v_THK, dtype, normalisation), decay):
-                    out_GCK, inverse_GC1 = normalise(sums.read(features(tile.look(q_THK, dtype))), normalisation)
+                    read_GCV = sums.read(features(tile.look(q_THK, dtype)))
+                    sums_GCK, inverse_GC1 = inverse(read_GCV, normalisation)
                     tile.put(inverses_TH1, inverse_GC1)
-                    tile.put(out_THK, out_GCK)
+                    tile.put_product(out_THK, sums_GCK, inverse_GC1)
         ctx.plan, ctx.decay, ctx.normalisation = plan, decay, normalisation
         ctx.save_for_backward(q_THK, k_THK, v_THK, out_THK, inverses_TH1)
         return out_THK.to(v_THK.dtype)
@@ -234,7 +250,11 @@ class _Linear(torch.autograd.Function):
             for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
         ]
         load_keys = keys_and_values(k_THK, v_THK, dtype, ctx.normalisation)
-        load_grads = side_by_side(gradients_of_sums(grad_THK, out_THK, inverses_TH1, ctx.normalisation))
+        load_parts = gradients_of_sums(grad_THK, out_THK, inverses_TH1, ctx.normalisation)
+
+        def load_grads(tile: Tile) -> Tensor:
+            return torch.cat([x for x in load_parts(tile) if x is not None], dim=-1)
+
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in ctx.plan:
                 if grads[0] is not None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Normalisation = Literal["division", "numerator"]
-
-# added to the mean square of a numerator, far below that of any values of ordinary size
-RMS_EPSILON = 1e-6
+from proteinlm.ops.feature_sums import Evaluated, PlainFeatures
+from proteinlm.ops.tiles import Tile
 
 
 def features(x_NK: Tensor) -> Tensor:
@@ -37,19 +33,30 @@ def decay_logarithms(num_heads: int) -> Tensor:
     return torch.log1p(-(2.0 ** (-5 - torch.arange(num_heads, dtype=torch.float64))))
 
 
-def inverse_rms(sums_NK: Tensor) -> Tensor:
-    """Return 1 / sqrt(mean square + epsilon) of each vector, as inverses_N1; finite for a vector of zeros.
-
-    Source: Qin et al., EMNLP 2022, arXiv:2210.10340, there called NormAttention.
-    """
-    return sums_NK.square().mean(-1, keepdim=True).add_(RMS_EPSILON).rsqrt_()
-
-
-def inverse_sum(sums_N1: Tensor) -> Tensor:
-    """Return 1 / sum, and 0 where the sum of positive terms is 0 because there is none."""
-    return (sums_N1 > 0) / sums_N1.clamp_min(torch.finfo(sums_N1.dtype).tiny)
-
-
 def with_ones(v_NK: Tensor) -> Tensor:
     """Return the values with a column of ones behind them, whose weighted sum is the normaliser."""
     return torch.cat((v_NK, v_NK.new_ones(*v_NK.shape[:-1], 1)), dim=-1)
+
+
+class EluFeatures(PlainFeatures):
+    """elu(x) + 1 of each coordinate; queries, keys and gradients are read and written where they lie."""
+
+    def __init__(self, dtype: torch.dtype, head_dim: int) -> None:
+        super().__init__(dtype)
+        self.num_features = head_dim
+
+    def queries(self, tile: Tile, q_THK: Tensor, prepared: None) -> Evaluated:
+        """Return phi(q)."""
+        return Evaluated(features(tile.look(q_THK, self.dtype)))
+
+    def keys(self, tile: Tile, k_THK: Tensor, prepared: None) -> Evaluated:
+        """Return phi(k), 0 where a key is hidden."""
+        return Evaluated(tile.hide_keys(features(tile.look(k_THK, self.dtype)), 0))
+
+    def put_query_gradient(
+        self, target_THK: Tensor, tile: Tile, found: Evaluated, grad_GCM: Tensor, prepared: None
+    ) -> None:
+        """Fill in the gradient of queries, or of keys: 0 where one is hidden, whose phi is 0."""
+        tile.put_product(target_THK, grad_GCM, slopes(found.phi_GCM))
+
+    put_key_gradient = put_query_gradient

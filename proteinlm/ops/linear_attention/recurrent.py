@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proteinlm.ops.feature_sums import Normalisation, inverse_rms, inverse_sum
 from proteinlm.ops.linear_attention.eager import CHUNK_LENGTH, check_decay
-from proteinlm.ops.linear_attention.features import Normalisation, features, inverse_rms, inverse_sum, with_ones
+from proteinlm.ops.linear_attention.features import features, with_ones
 from proteinlm.ops.precision import accumulation_dtype
 from proteinlm.ops.visibility import check_inputs
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
-from proteinlm.ops.linear_attention.features import RMS_EPSILON, Normalisation
+from proteinlm.ops.feature_sums import RMS_EPSILON, Normalisation
 from proteinlm.ops.softmax_attention.reference import visible_pairs
 from proteinlm.ops.visibility import Seen
 

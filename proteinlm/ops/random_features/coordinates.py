@@ -88,7 +88,7 @@ def find_coordinates(
     if features.feature_map == "generalised":
         # exp(w·k) is a positive feature without its norm, and without the K^(-1/4) that tiles bring along
         back = torch.full((1, 1, 1), head_dim**0.25, dtype=dtype, device=q_THK.device)
-        return None if features.is_plain else Coordinates(turn_GKK=back, norm_factor=0.0)
+        return Coordinates(turn_GKK=back, norm_factor=0.0)
     coordinates = Coordinates(norm_factor=0.5 if features.feature_map == "trigonometric" else -0.5)
     if features.uses_statistics:
         moments = _Moments.of(features, tiles, q_THK, k_THK, dtype)

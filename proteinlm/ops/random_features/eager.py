@@ -1,7 +1,8 @@
 """FAVOR+ attention in tiles: no tensor of positions × features × all heads is ever alive.
 
 Queries read from a segment's keys by what they leave behind for each feature. How, the feature map says:
-see ``exponential`` and ``plain``. Letters: G segments × heads of one tile, C its positions.
+see ``exponential``, and ``feature_sums`` for features of ``plain``. Letters: G segments × heads of one tile, C its
+positions.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch import Tensor
 from proteinlm.errors import ShapeError
 from proteinlm.ops.blank_map import BlankMap
 from proteinlm.ops.derivatives import refuse_second_derivative
+from proteinlm.ops.feature_sums import PlainFeatures, attend_by_sums, fill_by_sums
 from proteinlm.ops.precision import accumulation_dtype
-from proteinlm.ops.random_features.exponential import ExponentialFeatures
+from proteinlm.ops.random_features.exponential import ExponentialFeatures, Kept, State
 from proteinlm.ops.random_features.features import POSITIVE, Features, check_rows
-from proteinlm.ops.random_features.plain import PlainFeatures
-from proteinlm.ops.random_features.tiled import Kept, State, TiledFeatures
+from proteinlm.ops.random_features.plain import GeneralisedFeatures, TrigonometricFeatures
 from proteinlm.ops.tiles import Tile, blank, cut_segment
 from proteinlm.ops.visibility import Seen, check_inputs
 
@@ -69,16 +70,17 @@ def favor_attention(
         q_BLHK, k_BLHK, v_BLHK, bidirectional_only="favor_attention, but for causal_favor_attention,", **seen
     )
     flat = [x.flatten(0, 1) for x in (visibility.finite_queries(q_BLHK), k_BLHK, v_BLHK)]
-    tiled = tiled_features(features, rows_MK, flat[0], accumulation_dtype(*flat))
-    plan = visibility.tiles(q_BLHK.device, _tile_length(q_BLHK.shape[2], tiled.num_features))
-    num_weights = 2 * flat[0].shape[0] * q_BLHK.shape[2] * tiled.num_features
+    found = _features_of(features, rows_MK, flat[0], accumulation_dtype(*flat))
+    plan = visibility.tiles(q_BLHK.device, _tile_length(q_BLHK.shape[2], found.num_features))
+    if isinstance(found, PlainFeatures):
+        return attend_by_sums(flat, plan, found).view_as(v_BLHK)
+    num_weights = 2 * flat[0].shape[0] * q_BLHK.shape[2] * found.num_features
     is_kept = (
-        tiled.can_keep
-        and num_weights * tiled.dtype.itemsize <= KEPT_BYTES
+        num_weights * found.dtype.itemsize <= KEPT_BYTES
         and torch.is_grad_enabled()
         and any(x.requires_grad for x in flat)
     )
-    out_THK: Tensor = _Favor.apply(*flat, tiled, plan, is_kept)  # type: ignore[no-untyped-call]
+    out_THK: Tensor = _Favor.apply(*flat, found, plan, is_kept)  # type: ignore[no-untyped-call]
     return out_THK.view_as(v_BLHK)
 
 
@@ -86,23 +88,26 @@ def _tile_length(num_heads: int, num_features: int) -> int:
     return max(LEAST_TILE, TILE_ELEMENTS // (num_heads * num_features))
 
 
-def tiled_features(features: Features, rows_MK: Tensor | None, q_THK: Tensor, dtype: torch.dtype) -> TiledFeatures:
+def _features_of(
+    features: Features, rows_MK: Tensor | None, q_THK: Tensor, dtype: torch.dtype
+) -> ExponentialFeatures | PlainFeatures:
     """Return what computes ``features`` on the device of ``q_THK``.
 
     Raises:
         ShapeError: if there are no rows and the map needs some, or they do not fit the head width.
     """
     head_dim = q_THK.shape[-1]
+    if rows_MK is None and features.feature_map != "generalised":
+        raise ShapeError(f"there are no projection rows; {features.feature_map} features are of random rows")
+    if rows_MK is not None:
+        check_rows(rows_MK, head_dim)
+        rows_MK = rows_MK.to(q_THK.device, dtype)
+    if features.feature_map == "generalised" and features.function != "exp":
+        return GeneralisedFeatures(features, rows_MK, dtype, head_dim)
     if rows_MK is None:
-        if features.feature_map != "generalised":
-            raise ShapeError(f"there are no projection rows; {features.feature_map} features are of random rows")
-        if features.is_plain:
-            return PlainFeatures(features, None, dtype, head_dim)
-        rows_MK = torch.eye(head_dim, dtype=dtype)
-    check_rows(rows_MK, head_dim)
-    rows_MK = rows_MK.to(q_THK.device, dtype)
-    if features.is_plain:
-        return PlainFeatures(features, rows_MK, dtype, head_dim)
+        rows_MK = torch.eye(head_dim, dtype=dtype, device=q_THK.device)
+    if features.feature_map == "trigonometric":
+        return TrigonometricFeatures(features, rows_MK, dtype)
     return ExponentialFeatures(features, rows_MK, dtype)
 
 
@@ -113,7 +118,7 @@ class _Favor(torch.autograd.Function):
         q_THK: Tensor,
         k_THK: Tensor,
         v_THK: Tensor,
-        tiled: TiledFeatures,
+        features: ExponentialFeatures,
         plan: list[list[Tile]],
         is_kept: bool,
     ) -> Tensor:
@@ -122,11 +127,11 @@ class _Favor(torch.autograd.Function):
         every_coordinates = []
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles in plan:
-                coordinates = tiled.coordinates(tiles, q_THK, k_THK)
+                coordinates = features.coordinates(tiles, q_THK, k_THK)
                 kept = Kept([], []) if is_kept else None
-                state = tiled.average_keys(tiles, k_THK, v_THK, coordinates, kept)
+                state = features.average_keys(tiles, k_THK, v_THK, coordinates, kept)
                 for tile in tiles:
-                    weights_GCM = tiled.query_weights(tile, q_THK, state, coordinates)
+                    weights_GCM = features.query_weights(tile, q_THK, state, coordinates)
                     tile.put(out_THK, weights_GCM @ state.means_GMK)
                     if kept is not None:
                         kept.queries.append(weights_GCM)
@@ -134,7 +139,7 @@ class _Favor(torch.autograd.Function):
                 saved += state if len(tiles) > 1 or is_kept else []
                 saved += (*kept.queries, *kept.keys) if kept is not None else ()
                 every_coordinates.append(coordinates)
-        ctx.plan, ctx.tiled, ctx.every_coordinates = plan, tiled, every_coordinates
+        ctx.plan, ctx.features, ctx.every_coordinates = plan, features, every_coordinates
         ctx.is_kept = is_kept
         ctx.save_for_backward(q_THK, k_THK, v_THK, *saved)
         return out_THK
@@ -147,17 +152,17 @@ class _Favor(torch.autograd.Function):
             blank(x, ctx.plan) if needed else None
             for x, needed in zip((q_THK, k_THK, v_THK), ctx.needs_input_grad, strict=False)
         ]
-        saved, tiled = iter(tensors), ctx.tiled
+        saved, features = iter(tensors), ctx.features
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles, coordinates in zip(ctx.plan, ctx.every_coordinates, strict=True):
                 if len(tiles) > 1 or ctx.is_kept:
                     state = State(next(saved), next(saved))
                 else:
-                    state = tiled.average_keys(tiles, k_THK, v_THK, coordinates)
+                    state = features.average_keys(tiles, k_THK, v_THK, coordinates)
                 kept = Kept([next(saved) for _ in tiles], [next(saved) for _ in tiles]) if ctx.is_kept else None
-                grad_state = tiled.backward_queries(tiles, (q_THK, grad_THK), state, coordinates, grads[0], kept)
+                grad_state = features.backward_queries(tiles, (q_THK, grad_THK), state, coordinates, grads[0], kept)
                 if grads[1] is not None or grads[2] is not None:
-                    tiled.backward_keys(tiles, (k_THK, v_THK), (state, grad_state), coordinates, grads[1:], kept)
+                    features.backward_keys(tiles, (k_THK, v_THK), (state, grad_state), coordinates, grads[1:], kept)
         return *grads, None, None, None
 
 
@@ -189,15 +194,18 @@ def favor_map(
     )
     blank = BlankMap(visibility, rows, q_BLHK, k_BLHK)
     q_THK, k_THK = visibility.finite_queries(q_BLHK).flatten(0, 1), k_BLHK.flatten(0, 1)
-    tiled = tiled_features(features, rows_MK, q_THK, blank.map_BHRL.dtype)
-    tile_length = _tile_length(q_BLHK.shape[2], tiled.num_features)
+    found = _features_of(features, rows_MK, q_THK, blank.map_BHRL.dtype)
+    tile_length = _tile_length(q_BLHK.shape[2], found.num_features)
     with torch.autocast(q_BLHK.device.type, enabled=False):
         for part in blank.parts():
             keys = cut_segment(part.segment, visibility.mask_T, tile_length)
-            coordinates = tiled.coordinates(keys, q_THK, k_THK)
-            state = tiled.average_keys(keys, k_THK, k_THK[..., :0], coordinates)
+            if isinstance(found, PlainFeatures):
+                fill_by_sums(part, keys, (q_THK, k_THK), found, tile_length)
+                continue
+            coordinates = found.coordinates(keys, q_THK, k_THK)
+            state = found.average_keys(keys, k_THK, k_THK[..., :0], coordinates)
             for queries in part.queries(tile_length):
-                query_HCM = tiled.query_weights(queries, q_THK, state, coordinates)
+                query_HCM = found.query_weights(queries, q_THK, state, coordinates)
                 for tile in keys:
-                    part.put(queries, tile, query_HCM @ tiled.key_weights(tile, k_THK, state, coordinates).mT)
+                    part.put(queries, tile, query_HCM @ found.key_weights(tile, k_THK, state, coordinates).mT)
     return blank.map_BHRL

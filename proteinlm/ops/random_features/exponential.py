@@ -14,25 +14,56 @@ statistics put other coordinates in the place of x and y and add to l_jr and s_r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from proteinlm.ops.random_features.coordinates import Coordinates
+from proteinlm.ops.random_features.coordinates import Coordinates, find_coordinates
 from proteinlm.ops.random_features.features import Features, log_features
-from proteinlm.ops.random_features.tiled import Kept, State, TiledFeatures
 from proteinlm.ops.tiles import Tile
 
 
-class ExponentialFeatures(TiledFeatures):
-    """All maps whose features are exponentials; states hold s and U."""
+class State(NamedTuple):
+    """What the keys of a segment leave behind: s and U, all that its queries need."""
 
-    rows_MK: Tensor
-    can_keep = True
+    log_sums_G1M: Tensor
+    means_GMK: Tensor
+
+
+class StateGradient(NamedTuple):
+    """The gradient of s, less what U loses by it (ds_r - dU_r·U_r), and that of U."""
+
+    of_log_sums_G1M: Tensor
+    of_means_GMK: Tensor
+
+
+class Kept(NamedTuple):
+    """Weights_GCM of the queries and keys of each tile that forward leaves to backward."""
+
+    queries: list[Tensor]
+    keys: list[Tensor]
+
+
+class ExponentialFeatures:
+    """A map whose features are exponentials, with its rows, tile by tile: G segments × heads, C positions, M features.
+
+    out = query weights · means, map = query weights · key weights^T.
+    """
 
     def __init__(self, features: Features, rows_MK: Tensor, dtype: torch.dtype) -> None:
-        super().__init__(features, rows_MK, dtype)
+        self.features = features
+        self.rows_MK = rows_MK
+        self.dtype = dtype
         self.num_features = len(rows_MK)
+
+    def coordinates(self, tiles: Sequence[Tile], q_THK: Tensor, k_THK: Tensor) -> Coordinates | None:
+        """Return what the segments of ``tiles`` do to queries and keys first."""
+        return find_coordinates(self.features, tiles, q_THK, k_THK, self.rows_MK, self.dtype)
+
+    def values(self, tile: Tile, v_THK: Tensor) -> Tensor:
+        """Return v_GCK, 0 where a key is hidden."""
+        return tile.hide_keys(tile.take(v_THK, self.dtype), 0)
 
     def average_keys(
         self,
@@ -65,12 +96,12 @@ class ExponentialFeatures(TiledFeatures):
         state = State(maxima_G1M.add_(sums_G1M.log_()), means_GMK)
         if kept is not None:
             for key_GCM, grown_G1M in zip(kept.keys, maxima_of_tiles, strict=True):
-                key_GCM.mul_(grown_G1M.sub_(state.sums_G1M).exp_())
+                key_GCM.mul_(grown_G1M.sub_(state.log_sums_G1M).exp_())
         return state
 
     def query_weights(self, tile: Tile, q_THK: Tensor, state: State, coordinates: Coordinates | None) -> Tensor:
         """Return P_GCM."""
-        x_GCK, offset_G1M = self._scaled(tile, q_THK), state.sums_G1M
+        x_GCK, offset_G1M = self._scaled(tile, q_THK), state.log_sums_G1M
         if coordinates is not None:
             x_GCK = coordinates.queries(x_GCK)
             if coordinates.feature_offset_G1M is not None:
@@ -79,7 +110,7 @@ class ExponentialFeatures(TiledFeatures):
 
     def key_weights(self, tile: Tile, k_THK: Tensor, state: State, coordinates: Coordinates | None) -> Tensor:
         """Return A_GCM."""
-        return self._keys(tile, k_THK, coordinates)[1].sub_(state.sums_G1M).exp_()
+        return self._keys(tile, k_THK, coordinates)[1].sub_(state.log_sums_G1M).exp_()
 
     def _scaled(self, tile: Tile, x_THK: Tensor) -> Tensor:
         return tile.take(x_THK, self.dtype).mul_(x_THK.shape[-1] ** -0.25)
@@ -104,14 +135,14 @@ class ExponentialFeatures(TiledFeatures):
         coordinates: Coordinates | None,
         grad_q_THK: Tensor | None,
         kept: Kept | None = None,
-    ) -> State:
-        """Fill in the gradient of q and return those of s, less what U loses by it, and of U.
+    ) -> StateGradient:
+        """Fill in the gradient of q, from ``inputs``, q and the gradient of out, and return that of the state.
 
         With g the gradient of out: dU = P^T g, dP_ir = g_i·U_r, dlogits_ir = P_ir (dP_ir - sum_r P_ir dP_ir),
         ds_r = sum_i dlogits_ir; the softmax of the keys needs ds_r - dU_r·U_r.
         """
         q_THK, grad_THK = inputs
-        grad_sums_G1M, grad_means_GMK = torch.zeros_like(state.sums_G1M), torch.zeros_like(state.means_GMK)
+        grad_sums_G1M, grad_means_GMK = torch.zeros_like(state.log_sums_G1M), torch.zeros_like(state.means_GMK)
         for i, tile in enumerate(tiles):
             weights_GCM = kept.queries[i] if kept is not None else self.query_weights(tile, q_THK, state, coordinates)
             grad_GCK = tile.hide_repeats(tile.take(grad_THK, self.dtype))
@@ -125,30 +156,32 @@ class ExponentialFeatures(TiledFeatures):
                 if coordinates is not None:
                     grad_x_GCK = coordinates.query_gradient(grad_x_GCK)
                 tile.put(grad_q_THK, grad_x_GCK.mul_(q_THK.shape[-1] ** -0.25))
-        return State(grad_sums_G1M.sub_((grad_means_GMK * state.means_GMK).sum(-1)[:, None]), grad_means_GMK)
+        return StateGradient(grad_sums_G1M.sub_((grad_means_GMK * state.means_GMK).sum(-1)[:, None]), grad_means_GMK)
 
     def backward_keys(
         self,
         tiles: Sequence[Tile],
         inputs: tuple[Tensor, Tensor],
-        states: tuple[State, State],
+        states: tuple[State, StateGradient],
         coordinates: Coordinates | None,
         grads: Sequence[Tensor | None],
         kept: Kept | None = None,
     ) -> None:
-        """Fill in the gradients of k and v: dv = A dU, dl_jr = A_jr (v_j·dU_r + ds_r - dU_r·U_r)."""
+        """Fill in the gradients of k and v, ``inputs``: dv = A dU, dl_jr = A_jr (v_j·dU_r + ds_r - dU_r·U_r)."""
         (k_THK, v_THK), (state, grad_state) = inputs, states
         for i, tile in enumerate(tiles):
             if kept is None:
                 y_GCK, logarithms_GCM = self._keys(tile, k_THK, coordinates)
-                weights_GCM = logarithms_GCM.sub_(state.sums_G1M).exp_()
+                weights_GCM = logarithms_GCM.sub_(state.log_sums_G1M).exp_()
             else:
                 y_GCK, weights_GCM = self._key_coordinates(tile, k_THK, coordinates)[0], kept.keys[i]
             if grads[1] is not None:
-                tile.put(grads[1], weights_GCM @ grad_state.means_GMK)
+                tile.put(grads[1], weights_GCM @ grad_state.of_means_GMK)
             if grads[0] is not None:
                 v_GCK = self.values(tile, v_THK)
-                grad_GCM = torch.baddbmm(grad_state.sums_G1M, v_GCK, grad_state.means_GMK.mT).mul_(weights_GCM)
+                grad_GCM = torch.baddbmm(grad_state.of_log_sums_G1M, v_GCK, grad_state.of_means_GMK.mT).mul_(
+                    weights_GCM
+                )
                 grad_y_GCK, grad_offset_GC1 = grad_GCM @ self.rows_MK, grad_GCM.sum(-1, keepdim=True)
                 if coordinates is None:
                     grad_y_GCK.addcmul_(y_GCK, grad_offset_GC1, value=-1)

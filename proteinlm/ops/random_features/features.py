@@ -32,18 +32,9 @@ class Features:
     epsilon: float = 1e-3
 
     @property
-    def is_plain(self) -> bool:
-        """Whether features are computed themselves and not as logarithms."""
-        return self.feature_map == "trigonometric" or (self.feature_map == "generalised" and self.function != "exp")
-
-    @property
     def uses_statistics(self) -> bool:
         """Whether features depend on all visible tokens of the segment."""
         return self.centring or self.feature_map in {"oprf", "sderf", "saderf"}
-
-    def scale(self, head_dim: int) -> float:
-        """Return what queries and keys are multiplied by: K^(-1/4) where softmax is estimated."""
-        return 1.0 if self.feature_map == "generalised" else head_dim**-0.25
 
 
 POSITIVE = Features()
