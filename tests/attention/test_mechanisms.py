@@ -25,6 +25,8 @@ from proteinlm.attention import (
 )
 from proteinlm.config import parse, to_table
 from proteinlm.errors import ConfigError, ShapeError
+from proteinlm.ops.lsh_attention import Chunking, hash_buckets
+from proteinlm.ops.lsh_attention import reference as lsh_reference
 
 HEAD_DIM = 6
 
@@ -210,3 +212,43 @@ def test_gradients_in_half_precision_see_the_output_unrounded(config, is_causal)
     # a gradient that is only rounded itself differs by 2^-9 at most, in norm by less
     for half, exact in zip(*gradients.values(), strict=True):
         assert (half - exact).norm() <= 2**-8 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        BigBirdConfig(block_length=8),
+        ScatterbrainConfig(num_random_features=16, block_length=8),
+        ScatterbrainConfig(num_random_features=16, block_length=8, feature_map="hyperbolic"),
+        FavorConfig(num_random_features=16, feature_map="hyperbolic"),
+    ],
+    ids=lambda config: f"{config.kind} {getattr(config, 'feature_map', '')}",
+)
+def test_long_queries_and_keys_in_half_precision_are_as_in_float64(config, dtype):
+    attention = build_attention(config, head_dim=16, layer=0, seed=0)
+    q, k, v, grad = draw(1, 100, 2, 16)[0], *draw(1, 100, 2, 16)
+    found = {}
+    for scale in (30, 1000):
+        for precision in (dtype, torch.float64):
+            inputs = [x.to(dtype).to(precision, copy=True).requires_grad_() for x in (q * scale, k * scale, v)]
+            out = attention(*inputs)
+            out.backward(grad.to(precision))
+            found[scale, precision] = out.double()
+            assert all(x.isfinite().all() for x in (out, *(x.grad for x in inputs)))
+    # logits of float32 are below 4 · 30^2 · 16 / 4 and so in error by less than 16 · 14,400 · 2^-24 = 0.014
+    error = (found[30, dtype] - found[30, torch.float64]).norm()
+    assert error <= (2 * math.expm1(0.014) + torch.finfo(dtype).eps) * found[30, torch.float64].norm()
+
+
+def test_a_protein_of_one_letter_is_read_by_lsh_as_by_its_definition():
+    # every query is the same and falls into one bucket: only positions tell chunks apart
+    attention = build_attention(LshConfig(chunk_length=4, num_hashes=2), head_dim=HEAD_DIM, layer=0, seed=0)
+    q = torch.ones(1, 41, 2, HEAD_DIM, dtype=torch.float64).mul(0.3).requires_grad_()
+    v = torch.randn(1, 41, 2, HEAD_DIM, dtype=torch.float64)
+    buckets = hash_buckets(q, attention.rotations(), 4)
+    expected = lsh_reference.lsh_attention(q, v, buckets, Chunking(4))
+    out = attention(q, q, v)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(out.square().sum(), q)
+    assert gradient.isfinite().all()

@@ -285,7 +285,9 @@ def test_weights_of_every_other_map_are_not_negative(name):
 @pytest.mark.parametrize("size", [(8, 5), (8,)], ids=["width", "one dimension"])
 def test_rows_that_do_not_fit_are_refused(size):
     q, k, v = (torch.randn(1, 4, 1, 3) for _ in range(3))
-    with pytest.raises(ShapeError, match=re.escape(f"projection rows are torch.float32 {size}; expected floats (M, 3)")):
+    with pytest.raises(
+        ShapeError, match=re.escape(f"projection rows are torch.float32 {size}; expected floats (M, 3)")
+    ):
         favor_attention(q, k, v, torch.randn(size))
 
 
