@@ -45,7 +45,9 @@ class KeyedDropout(nn.Module):
         generator = torch.Generator(device=x_BLD.device)
         for row, key in enumerate(keys_B):
             generator.manual_seed(stream_key(key, "dropout", self.layer, self.site))
-            keep_BLD[row] = torch.rand(x_BLD.shape[1:], generator=generator, device=x_BLD.device) >= self.rate
+            # in float32 whatever torch's default is, or a key would name other masks there
+            drawn_LD = torch.rand(x_BLD.shape[1:], generator=generator, device=x_BLD.device, dtype=torch.float32)
+            keep_BLD[row] = drawn_LD >= self.rate
         return keep_BLD
 
     def drop(self, x: Tensor, keep: Tensor | None) -> Tensor:

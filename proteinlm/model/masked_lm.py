@@ -157,7 +157,10 @@ def _other_projection(own: str, wanted: str, shares_query_key: bool) -> str:
 
 
 def _draw_weights(model: MaskedLM, seed: int) -> None:
-    """Fill every weight from the stream of its own name: N(0, 0.02), residual outputs scaled down."""
+    """Fill every weight from the stream of its own name: N(0, 0.02), residual outputs scaled down.
+
+    Drawn in float32 whatever the weights are, so that a seed is one model in every dtype.
+    """
     residual_scale = (2 * model.config.num_layers) ** -0.5
     for name, weight in model.named_parameters():
         if name.endswith(("norm.weight", "norm.bias", "logit_H", "bias_V")):
@@ -168,4 +171,4 @@ def _draw_weights(model: MaskedLM, seed: int) -> None:
                 continue
             generator = torch.Generator(device="cpu").manual_seed(stream_key(seed, "weights", name))
             scale = 0.02 * (residual_scale if name.endswith(("output.weight", "outer.weight")) else 1.0)
-            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+            weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float32) * scale)

@@ -52,6 +52,13 @@ def test_module_draws_from_no_global_generator(module: Path):
     assert re.findall(r"\btorch\.manual_seed\(|\brandom\.(?:seed|random|shuffle|choice)\(", text) == []
 
 
+def test_module_draws_in_a_dtype_of_its_own(syntax: ast.Module):
+    # or the same seed would draw other numbers where torch's default dtype is another
+    calls = [node for node in ast.walk(syntax) if isinstance(node, ast.Call)]
+    drawing = [call for call in calls if re.fullmatch(r"torch\.(rand|randn|normal)", ast.unparse(call.func))]
+    assert [call.lineno for call in drawing if "dtype" not in {word.arg for word in call.keywords}] == []
+
+
 def test_module_names_no_place_of_one_machine(module: Path):
     assert re.findall(r"(?<![\w.])/(?:tmp|work|root|home)/\w+", module.read_text(encoding="utf-8")) == []
 

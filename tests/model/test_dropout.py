@@ -26,3 +26,15 @@ def test_evaluation_drops_nothing():
     dropout = KeyedDropout(0.25, layer=0, site="attention").eval()
     x = torch.randn(1, 4, 4)
     assert torch.equal(dropout(x, [1]), x)
+
+
+def test_a_key_names_the_same_mask_whatever_the_default_dtype():
+    dropout = KeyedDropout(0.3, layer=1, site="attention").train()
+    x = torch.ones(2, 20, 8)
+    expected = dropout.draw(x, [5, 6])
+    torch.set_default_dtype(torch.float64)
+    try:
+        drawn = dropout.draw(x.double(), [5, 6])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(drawn, expected)

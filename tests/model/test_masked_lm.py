@@ -59,6 +59,34 @@ def test_weights_are_a_function_of_the_seed(build, attention):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+@pytest.fixture
+def float64_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("float64_by_default")
+def test_a_seed_is_one_model_whatever_the_default_dtype(attention):
+    settings = ModelConfig(
+        num_layers=2, hidden_size=32, num_heads=2, feed_forward_size=48, local_convolution=3, attention=attention
+    )
+    model = MaskedLM(settings, seed=3)
+    model.start_at_frequencies(list(range(1, 34)))
+    torch.set_default_dtype(torch.float32)
+    expected = MaskedLM(settings, seed=3)
+    expected.start_at_frequencies(list(range(1, 34)))
+    for name, weight in model.state_dict().items():
+        assert weight.dtype == torch.float64
+        assert torch.equal(weight.float(), expected.state_dict()[name]), name
+
+
+def test_a_seed_keeps_its_meaning():
+    model = MaskedLM(ModelConfig(num_layers=1, hidden_size=32, num_heads=2, feed_forward_size=48), seed=3)
+    drawn = model.encoder.embedding.weight[0, :3].tolist()
+    assert drawn == pytest.approx([0.00188301, 0.00953406, -0.00055638], rel=1e-5)
+
+
 def test_building_a_model_leaves_the_global_generator_alone(build, attention):
     before = torch.random.get_rng_state()
     build(attention)
