@@ -28,15 +28,23 @@ from proteinlm.training.local_engine import LocalEngine
 from proteinlm.training.objective import MaskedLMObjective
 from proteinlm.training.optimiser import OptimiserConfig, build_optimiser, set_learning_rate
 
-# keys of a DeepSpeed JSON that the recipe decides
-_DECIDED = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-)
+# what a DeepSpeed JSON may not set, by path, and the setting of the recipe that decides it
+_DECIDED = {
+    "train_batch_size": "training.windows_per_step",
+    "train_micro_batch_size_per_gpu": "training.windows_per_micro_batch",
+    "gradient_accumulation_steps": "training.windows_per_step and training.windows_per_micro_batch",
+    "gradient_clipping": "optimiser.gradient_clipping",
+    "optimizer": "[optimiser]",
+    "scheduler": "[schedule]",
+    "zero_optimization.stage": "engine.zero_stage",
+    "zero_allow_untested_optimizer": "engine.kind",
+    "bf16.enabled": "engine.precision",
+    "bf16.check_grad_overflow": "engine.precision",
+    # DeepSpeed reads the old name only where the new one is absent, which it never is here
+    "bfloat16": "engine.precision",
+    "fp16.enabled": "engine.precision",
+    "torch_autocast": "engine.precision",
+}
 
 
 class DeepSpeedEngine:
@@ -163,9 +171,7 @@ def deepspeed_settings(
     Raises:
         ConfigError: if the user's JSON sets what the recipe decides.
     """
-    for key in _DECIDED:
-        if key in extra:
-            raise ConfigError(f"engine.deepspeed_config: sets '{key}', which the recipe decides; take it out")
+    _check_extra(extra)
     zero = {**extra.get("zero_optimization", {}), "stage": settings.zero_stage}
     is_bfloat16 = settings.precision == "bfloat16"
     return {
@@ -179,6 +185,22 @@ def deepspeed_settings(
         "bf16": {**extra.get("bf16", {}), "enabled": is_bfloat16, "check_grad_overflow": is_bfloat16},
         "fp16": {**extra.get("fp16", {}), "enabled": settings.precision == "float16"},
     }
+
+
+def _check_extra(extra: Mapping[str, Any]) -> None:
+    """Refuse, all at once and each by its path, what a user's JSON may not set."""
+    faults = []
+    for path, setting in _DECIDED.items():
+        section, _, key = path.partition(".")
+        if section not in extra:
+            continue
+        found = extra[section]
+        if key and not isinstance(found, Mapping):
+            faults.append(f"'{section}' is {json.dumps(found)}; expected an object")
+        elif not key or key in found:
+            faults.append(f"sets '{path}', which the recipe decides by {setting}; take it out")
+    if faults:
+        raise ConfigError("\n".join(f"engine.deepspeed_config: {fault}" for fault in dict.fromkeys(faults)))
 
 
 def build_engine(

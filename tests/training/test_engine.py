@@ -259,11 +259,53 @@ def test_users_json_is_kept_where_the_recipe_decides_nothing():
     assert settings["wall_clock_breakdown"] is True
 
 
-def test_users_json_may_not_set_what_the_recipe_decides():
-    with pytest.raises(ConfigError, match="sets 'gradient_clipping', which the recipe decides"):
-        deepspeed_settings(
-            EngineConfig(), OptimiserConfig(), micro_batch=1, accumulation=1, extra={"gradient_clipping": 2.0}
-        )
+def _settings_of(extra):
+    return deepspeed_settings(
+        EngineConfig(precision="bfloat16"), OptimiserConfig(), micro_batch=1, accumulation=1, extra=extra
+    )
+
+
+def _written_paths():
+    """Return the path of every setting that a run writes, but for how often DeepSpeed prints."""
+    written = {name: value for name, value in _settings_of({}).items() if name != "steps_per_print"}
+    inner = {name: [f"{name}.{key}" for key in value] for name, value in written.items() if isinstance(value, dict)}
+    return [path for name in written for path in inner.get(name, [name])]
+
+
+DECIDED_BY = {
+    "train_batch_size": "training.windows_per_step",
+    "gradient_clipping": "optimiser.gradient_clipping",
+    "optimizer": "[optimiser]",
+    "scheduler": "[schedule]",
+    "zero_optimization.stage": "engine.zero_stage",
+    "bf16.enabled": "engine.precision",
+    "bf16.check_grad_overflow": "engine.precision",
+    "bfloat16": "engine.precision",
+    "fp16.enabled": "engine.precision",
+    "torch_autocast": "engine.precision",
+}
+
+
+@pytest.mark.parametrize("path", sorted({*_written_paths(), *DECIDED_BY}))
+def test_users_json_may_not_set_what_the_recipe_decides(path):
+    value = True
+    for step in reversed(path.split(".")):
+        value = {step: value}
+    with pytest.raises(ConfigError) as caught:
+        _settings_of(value)
+    start = f"engine.deepspeed_config: sets '{path}', which the recipe decides by {DECIDED_BY.get(path, '')}"
+    assert str(caught.value).startswith(start)
+
+
+def test_every_fault_of_a_users_json_is_named_at_once():
+    extra = {"zero_optimization": True, "fp16": {"enabled": True, "loss_scale": 0}, "bf16": {"enabled": False}}
+    with pytest.raises(ConfigError) as caught:
+        _settings_of(extra)
+    assert [line.partition("; ")[0] for line in str(caught.value).splitlines()] == [
+        "engine.deepspeed_config: 'zero_optimization' is true",
+        "engine.deepspeed_config: sets 'bf16.enabled', which the recipe decides by engine.precision",
+        "engine.deepspeed_config: sets 'fp16.enabled', which the recipe decides by engine.precision",
+    ]
 
 
 def test_local_engine_refuses_what_it_cannot_do(recipe, tiny_corpus, tmp_path):
