@@ -124,7 +124,7 @@ def train(
     _check_folder(folder, resume)
     about = describe_run(recipe, corpus)
     if resume:
-        _check_same_run(folder, about)
+        _check_same_run(folder, about, recipe.schedule)
     engine = build_engine(
         MaskedLMObjective(model, loss_chunk=recipe.training.loss_chunk),
         recipe.optimiser,
@@ -332,21 +332,42 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise OutputError(f"{folder}: already exists and is not empty; name another folder for the run")
 
 
-def _check_same_run(folder: Path, about: dict[str, Any]) -> None:
+def _check_same_run(folder: Path, about: dict[str, Any], schedule: ScheduleConfig) -> None:
     path = folder / RUN_FILE
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        old, digest = _flat(_EARLIER | before["recipe"]), before["metadata"]["corpus"]
+        old, digest = _EARLIER | before["recipe"], before["metadata"]["corpus"]
+        old_schedule = config.parse(ScheduleConfig, old.pop("schedule"), source=f"{path}: schedule")
+        old = _flat(old)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: cannot be read, so there is no run to resume ({error!r})") from error
     if digest != about["metadata"]["corpus"]:
         raise ConfigError(f"{path}: the run was trained on another corpus; resume with the corpus it began with")
-    new = _flat(about["recipe"])
+    new = _flat({name: table for name, table in about["recipe"].items() if name != "schedule"})
     changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    refused = [name for name in changed if name not in _MAY_CHANGE]
-    if refused:
-        faults = [f"{name}: was {old.get(name)!r} when the run began and is {new.get(name)!r} now" for name in refused]
+    faults = [
+        f"{name}: was {old.get(name)!r} when the run began and is {new.get(name)!r} now"
+        for name in changed
+        if name not in _MAY_CHANGE
+    ] + _schedule_faults(old_schedule, schedule, folder / STATE_FOLDER)
+    if faults:
         raise ConfigError("\n".join([*faults, "resume with the recipe of the run, or start another run"]))
+
+
+def _schedule_faults(old: ScheduleConfig, new: ScheduleConfig, states: Path) -> list[str]:
+    """Return what keeps a run from going on by another schedule: that it would have come here by other steps."""
+    num_taken = read_progress(states)["progress"]["step"] if has_state(states) else 0
+    if new.num_steps < num_taken:
+        return [f"schedule.num_steps: is {new.num_steps:,}, but the run has taken {num_taken:,} steps"]
+    step = old.first_difference(new, num_taken)
+    if step is None:
+        return []
+    return [
+        f"schedule: step {step + 1:,} of the {num_taken:,} that the run has taken had {old.share(step):.6g} of the "
+        f"peak learning rate and would have {new.share(step):.6g} (decay = '{old.decay}', {old.num_steps:,} steps -> "
+        f"'{new.decay}', {new.num_steps:,} steps); more steps can be given while the rate has not begun to fall, "
+        "with decay = 'constant' or 'wsd'"
+    ]
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -32,12 +32,18 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleConfig:
-    """A linear rise of the learning rate, then its decay to a share of the peak."""
+    """A linear rise of the learning rate, then its decay to a share of the peak.
+
+    "wsd" (warm-up, stable, decay) keeps the peak until the last ``decay_share`` of the steps, which fall in a line.
+
+    Source of "wsd": Hu et al., arXiv:2404.06395, section 4.
+    """
 
     num_steps: int = 100_000
     warmup_steps: int = 1_000
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    decay: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     final_share: float = 0.1
+    decay_share: float = 0.1
 
     def __post_init__(self) -> None:
         if self.num_steps < 1 or not 0 <= self.warmup_steps <= self.num_steps:
@@ -45,16 +51,30 @@ class ScheduleConfig:
                 f"num_steps is {self.num_steps} and warmup_steps {self.warmup_steps}; "
                 "expected at least one step and a warm-up no longer than the run"
             )
-        if not 0 <= self.final_share <= 1:
-            raise ValueError(f"final_share is {self.final_share}; expected a share from 0 to 1")
+        for name in ("final_share", "decay_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a share from 0 to 1")
+
+    @property
+    def decay_start(self) -> int:
+        """The step, counted from 0, from which the learning rate falls; ``num_steps`` if it never does."""
+        if self.decay == "wsd":
+            return max(self.warmup_steps, self.num_steps - round(self.decay_share * self.num_steps))
+        return self.num_steps if self.decay == "constant" else self.warmup_steps
 
     def share(self, step: int) -> float:
         """Return the share of the peak learning rate at an optimiser step, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps)
-        left = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[self.decay]
+        if step < self.decay_start:
+            return 1.0
+        done = (step - self.decay_start) / max(1, self.num_steps - self.decay_start)
+        left = (1 + math.cos(math.pi * done)) / 2 if self.decay == "cosine" else 1 - done
         return self.final_share + (1 - self.final_share) * left
+
+    def first_difference(self, other: ScheduleConfig, num_steps: int) -> int | None:
+        """Return the first of the steps 0 … ``num_steps`` - 1 at which ``other`` has another share; None if none."""
+        return next((step for step in range(num_steps) if self.share(step) != other.share(step)), None)
 
 
 def build_optimiser(weights: Iterable[tuple[str, nn.Parameter]], config: OptimiserConfig) -> torch.optim.AdamW:

@@ -298,6 +298,61 @@ def test_resuming_with_another_recipe_is_refused_by_name(recipe, tiny_corpus, tm
         train(changed, tiny_corpus, tmp_path / "run", resume=True)
 
 
+def test_run_of_a_version_with_fewer_settings_goes_on(recipe, tiny_corpus, tmp_path):
+    train(recipe(), tiny_corpus, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    about = json.loads(path.read_text())
+    del about["recipe"]["schedule"]["decay_share"], about["recipe"]["epochs"]
+    path.write_text(json.dumps(about))
+    assert train(recipe(), tiny_corpus, tmp_path / "run", resume=True).progress.step == 6
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"decay": "constant"}, {"decay": "constant"}),
+        ({"decay": "constant"}, {"decay": "wsd", "decay_share": 0.25}),
+        ({"decay": "wsd", "decay_share": 0.0}, {"decay": "wsd", "decay_share": 0.25}),
+    ],
+    ids=["constant", "constant then decay", "wsd before its decay"],
+)
+def test_run_given_more_steps_equals_one_that_had_them_from_the_start(recipe, tiny_corpus, tmp_path, first, then):
+    common = {"model": {"dropout": 0.1}, "training": {"log_interval": 2}}
+    longer = recipe(**common, schedule={"num_steps": 12, "warmup_steps": 2, **then})
+    train(longer, tiny_corpus, tmp_path / "whole")
+    train(recipe(**common, schedule={"num_steps": 6, "warmup_steps": 2, **first}), tiny_corpus, tmp_path / "more")
+    assert train(longer, tiny_corpus, tmp_path / "more", resume=True).progress.step == 12
+    for kind in ("train", "validation"):
+        assert _figures(tmp_path / "more", kind) == _figures(tmp_path / "whole", kind)
+    whole = load_file(tmp_path / "whole" / "checkpoint" / "model.safetensors")
+    more = load_file(tmp_path / "more" / "checkpoint" / "model.safetensors")
+    assert all(torch.equal(weight, more[name]) for name, weight in whole.items())
+    assert json.loads((tmp_path / "more" / "run.json").read_text())["recipe"]["schedule"]["num_steps"] == 12
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "message"),
+    [
+        ({}, {"num_steps": 12}, r"schedule: step 4 of the 6 that the run has taken had 0\.868198 of the peak"),
+        (
+            {"decay": "linear"},
+            {"num_steps": 12},
+            r"schedule: step 4 .* \(decay = 'linear', 6 steps -> 'linear', 12 steps\)",
+        ),
+        ({"decay": "wsd", "decay_share": 0.5}, {"num_steps": 12}, r"schedule: step 5 .* while the rate has not begun"),
+        ({"decay": "constant"}, {"num_steps": 5}, r"schedule\.num_steps: is 5, but the run has taken 6 steps"),
+        ({"decay": "constant"}, {"warmup_steps": 3}, r"schedule: step 1 of the 6"),
+    ],
+    ids=["cosine", "linear", "wsd after its decay", "fewer steps", "another warm-up"],
+)
+def test_schedule_that_would_have_taken_other_steps_is_refused(recipe, tiny_corpus, tmp_path, first, then, message):
+    train(recipe(schedule=first), tiny_corpus, tmp_path / "run")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match=message):
+        train(recipe(schedule=first | then), tiny_corpus, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
 def test_resuming_with_another_engine_is_refused(recipe, tiny_corpus, tmp_path):
     train(recipe(), tiny_corpus, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"engine\.zero_stage: was 1 when the run began and is 2 now"):
