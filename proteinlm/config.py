@@ -63,6 +63,43 @@ def override(table: Mapping[str, Any], assignments: Iterable[str]) -> Table:
     return result
 
 
+def assign(kind: type, table: Mapping[str, Any], assignments: Iterable[str]) -> Table:
+    """Return ``table``, one of the dataclass ``kind``, with assignments as a person means them.
+
+    As ``override``; and where the ``kind`` of a table becomes another one, what only the old kind could be set
+    to goes with it. What both have stays, and so does whatever is assigned, for ``parse`` to judge.
+
+    Raises:
+        ConfigError: as ``override``.
+    """
+    assignments = list(assignments)
+    result = override(table, assignments)
+    _leave_old_kinds(kind, table, result, {assignment.partition("=")[0].strip() for assignment in assignments})
+    return result
+
+
+def _leave_old_kinds(kind: Any, old: Mapping[str, Any], new: Table, assigned: set[str], prefix: str = "") -> None:
+    """Take settings of an old kind out of ``new``, wherever a table became one of another kind."""
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        before, after = old.get(name), new.get(name)
+        members = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
+        if not members or _is_collection(hint) or not isinstance(before, Mapping) or not isinstance(after, dict):
+            continue
+        if len(members) == 1:
+            _leave_old_kinds(members[0], before, after, assigned, f"{prefix}{name}.")
+            continue
+        was, now = (
+            _names(member for member in members if table.get("kind") in _tags(member)) for table in (before, after)
+        )
+        for left in was - now if now else ():
+            if f"{prefix}{name}.{left}" not in assigned:
+                after.pop(left, None)
+
+
+def _names(kinds: Iterable[Any]) -> set[str]:
+    return {field.name for kind in kinds for field in dataclasses.fields(kind)}
+
+
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]

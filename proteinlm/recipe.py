@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import subprocess
@@ -16,7 +15,7 @@ from torch import Tensor
 
 import proteinlm
 from proteinlm import config
-from proteinlm.attention import MECHANISMS, AttentionConfig, listed_name
+from proteinlm.attention import listed_name
 from proteinlm.batches.epochs import ClusterDraw, EpochConfig
 from proteinlm.batches.loader import BatchLoader
 from proteinlm.batches.masking import MaskingConfig
@@ -83,12 +82,12 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: the file.
-        assignments: settings to change, such as ``model.num_layers=4``.
+        assignments: settings to change, such as ``model.num_layers=4``; as ``config.assign``.
 
     Raises:
         ConfigError: names every setting that does not exist or does not fit.
     """
-    return config.parse(Recipe, config.override(config.read_table(path), assignments), source=str(path))
+    return config.parse(Recipe, config.assign(Recipe, config.read_table(path), assignments), source=str(path))
 
 
 def train(
@@ -267,15 +266,14 @@ def evaluate_checkpoint(
 
     Raises:
         CheckpointError: if there is no whole checkpoint, or it does not say what it was trained on.
+        ConfigError: if there is no such attention, or none that the weights can have.
     """
-    pretrained = load(path, device)
+    pretrained = load(path, device).with_attention(attention)
     recipe = config.parse(Recipe, pretrained.recipe, source=str(pretrained.path))
     counts = pretrained.metadata.get(TOKEN_COUNTS)
     if counts is None:
         raise CheckpointError(f"{pretrained.path}: does not hold the residue counts of its training corpus")
     model = pretrained.model
-    if attention:
-        model = model.with_attention(_chosen_attention(recipe.model.attention, attention))
     used = listed_name(model.config.attention)
     corpus = open_corpus(corpus_path)
     results = []
@@ -283,24 +281,6 @@ def evaluate_checkpoint(
         score, target_counts = evaluate(model, masked, recipe.packing)
         results.append(ValidationResult(name, used, score, unigram_score(counts, target_counts)))
     return CheckpointScores(results, pretrained.metadata.get("corpus") == corpus.digest)
-
-
-def _chosen_attention(own: AttentionConfig, assignments: Sequence[str]) -> AttentionConfig:
-    table = config.override(config.to_table(own), assignments)
-    if table["kind"] != own.kind:
-        # settings of one kind mean nothing to another, but for what decides which weights there are
-        kind = MECHANISMS.get(table["kind"])
-        is_shared = {"shared_query_key": getattr(own, "shared_query_key", False)}
-        takes_it = kind is not None and any(f.name in is_shared for f in dataclasses.fields(kind[0]))
-        table = config.override(is_shared if takes_it else {}, assignments)
-    return config.parse(AttentionChoice, {"attention": table}, source="--set").attention
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AttentionChoice:
-    """A mechanism to run given weights with."""
-
-    attention: AttentionConfig
 
 
 def describe_run(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:

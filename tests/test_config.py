@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -102,6 +103,44 @@ def test_all_faults_are_listed():
 def test_override_reads_values_as_toml_and_bare_words_as_text():
     table = config.override({"model": {"rate": 1}}, ["model.rate=0.5", "model.attention.kind=softmax", "list=[1, 2]"])
     assert table == {"model": {"rate": 0.5, "attention": {"kind": "softmax"}}, "list": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["model.attention.kind=softmax"], {"kind": "softmax"}),
+        (["model.attention.kind=scatterbrain"], {"kind": "scatterbrain", "num_random_features": 8}),
+        (
+            ["model.attention.window=3", "model.attention.kind=window"],
+            {"kind": "window", "window": 3},
+        ),
+        (["model.attention.kind=favor"], {"kind": "favor", "num_random_features": 8, "centring": True}),
+        (['model.attention={kind = "linear"}'], {"kind": "linear"}),
+        # what no kind has, and what is typed beside the kind, is kept: parse names it
+        (["model.attention.kind=softmx"], {"kind": "softmx", "num_random_features": 8, "centring": True}),
+        (
+            ["model.attention.kind=linear", "model.attention.centring=false", "model.attention.decai=x"],
+            {"kind": "linear", "centring": False, "decai": "x"},
+        ),
+    ],
+)
+def test_another_kind_leaves_behind_what_only_the_old_one_had(assignments, expected):
+    table = {"seed": 1, "model": {"attention": {"kind": "favor", "num_random_features": 8, "centring": True}}}
+    before = copy.deepcopy(table)
+    assert config.assign(Outer, table, assignments)["model"]["attention"] == expected
+    assert table == before
+
+
+def test_misspelt_setting_of_the_old_kind_is_still_refused():
+    table = {"seed": 1, "model": {"attention": {"kind": "favor", "num_random_feature": 8}}}
+    assigned = config.assign(Outer, table, ["model.attention.kind=softmax"])
+    assert _message(assigned).startswith("run.toml: model.attention.num_random_feature: no such setting")
+
+
+def test_setting_that_the_new_kind_lacks_is_refused_by_name():
+    table = {"seed": 1, "model": {"attention": {"kind": "favor"}}}
+    assigned = config.assign(Outer, table, ["model.attention.kind=softmax", "model.attention.num_random_features=3"])
+    assert _message(assigned).startswith("run.toml: model.attention.num_random_features: no such setting; expected one")
 
 
 def test_override_leaves_the_table_it_was_given():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from proteinlm.attention import FavorConfig, LshConfig, SoftmaxConfig
+from proteinlm.attention import MECHANISMS
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest
 from proteinlm.errors import CheckpointError, ConfigError
-from proteinlm.recipe import _chosen_attention, evaluate_checkpoint, load_recipe, train
+from proteinlm.recipe import evaluate_checkpoint, load_recipe, train
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 
@@ -39,6 +39,12 @@ def test_assignments_change_the_recipe(tmp_path):
     path.write_text("seed = 4\n")
     recipe = load_recipe(path, ["model.num_layers=2", "model.attention.kind=softmax"])
     assert (recipe.seed, recipe.model.num_layers, recipe.model.attention.kind) == (4, 2, "softmax")
+
+
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
+def test_every_recipe_takes_every_kind_of_attention(path):
+    for kind in MECHANISMS:
+        assert load_recipe(path, [f"model.attention.kind={kind}"]).model.attention.kind == kind
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,15 @@ def test_same_weights_are_evaluated_with_another_mechanism(run, tiny_corpus):
     assert favor.num_targets == exact.num_targets == more.num_targets
 
 
+def test_settings_are_named_as_in_a_recipe_or_in_short(run, tiny_corpus):
+    short, long = (
+        evaluate_checkpoint(run[0], tiny_corpus, attention=[f"{start}num_random_features=512"]).results
+        for start in ("", "model.attention.")
+    )
+    assert short == long
+    assert short[0].attention == "FAVOR+ 512"
+
+
 def test_every_result_says_by_which_attention_and_adaptive_favor_is_apart(run, tiny_corpus):
     folder, trained = run
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -100,13 +115,6 @@ def test_every_result_says_by_which_attention_and_adaptive_favor_is_apart(run, t
     assert adaptive.figures()["attention"] == "adaptive FAVOR+ 16, exact below 100,000"
     assert str(exact).endswith(" targets, by softmax")
     assert adaptive.model.loss == pytest.approx(exact.model.loss, abs=1e-5)
-
-
-def test_exact_attention_of_a_shared_model_keeps_keys_shared():
-    shared = _chosen_attention(LshConfig(), ["kind=softmax"])
-    assert shared == SoftmaxConfig(shared_query_key=True)
-    assert _chosen_attention(SoftmaxConfig(), ["kind=favor"]) == FavorConfig()
-    assert _chosen_attention(shared, ["kind=lsh", "num_hashes=8"]) == LshConfig(num_hashes=8)
 
 
 def test_separate_hashing_that_samples_all_keys_measures_as_exact_attention(run, tiny_corpus):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from proteinlm.cli.options import SpaceSeparatedCommand, SpaceSeparatedOption
+from proteinlm.cli.options import SpaceSeparatedCommand, SpaceSeparatedOption, set_attention_option
 from proteinlm.cli.terminal import TerminalProgress, note
 from proteinlm.errors import ProteinLMError
 
@@ -83,6 +83,7 @@ Examples:
     show_default=True,
     help="When a sequence fails: stop, or list it in PATH.failed.tsv and exit with 1.",
 )
+@set_attention_option
 @click.option("--device", default="auto", show_default=True, help="As torch names it; auto: a GPU if there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
@@ -118,7 +119,7 @@ def _run(output: Output, config: EmbeddingConfig, options: dict[str, Any]) -> Em
     if output.container == "pt" and output.layout == "flat":
         note("--layout has no effect on a folder of .pt files")
     paths = options["sequences"]
-    pretrained = load(options["checkpoint"], device=options["device"])
+    pretrained = load(options["checkpoint"], device=options["device"]).with_attention(options["assignments"])
     # standard input can be read only once
     found = None if "-" in paths else survey(paths, on_error=options["on_error"], progress=TerminalProgress())
     _say_found(found)

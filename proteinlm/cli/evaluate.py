@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from proteinlm.cli.options import set_attention_option
 from proteinlm.cli.terminal import note
 
 EXAMPLE = """\b
@@ -18,7 +19,7 @@ Example:
 @click.command(epilog=EXAMPLE)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--corpus", required=True, type=click.Path(path_type=Path), help="Corpus made by proteinlm ingest.")
-@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Change a setting of the attention.")
+@set_attention_option
 @click.option("--device", default="cpu", show_default=True, help="Device to run on.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(checkpoint: Path, corpus: Path, assignments: tuple[str, ...], device: str, as_json: bool) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from proteinlm.cli.corpus_description import CorpusOptions, Description, describe_corpus, describe_file
+from proteinlm.cli.options import set_option
 from proteinlm.cli.terminal import TerminalProgress, note
 
 if TYPE_CHECKING:
@@ -33,21 +34,30 @@ DEFAULT_WINDOW_LENGTH = 8192
 )
 @click.option("--duplicates", is_flag=True, help="Read a corpus and count its exactly equal sequences.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the lengths to this PNG file.")
+@set_option(help="Change a setting of a recipe, such as model.num_layers=4.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    path: Path, verify: bool, window_length: int | None, duplicates: bool, picture: Path | None, as_json: bool
+    path: Path,
+    verify: bool,
+    window_length: int | None,
+    duplicates: bool,
+    picture: Path | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Say what PATH is and what it holds.
 
     PATH is a corpus, a checkpoint, the folder of a run, a recipe, manifest or list of families (.toml),
     or a file of sequences. --window-length and --duplicates are for a corpus, --picture is for a corpus or a
-    file of sequences.
+    file of sequences, --set is for a recipe.
     """
     options = CorpusOptions(window_length or DEFAULT_WINDOW_LENGTH, duplicates, picture)
-    kind, (table, lines) = _describe(path, options)
+    kind, (table, lines) = _describe(path, options, assignments)
     for name, value in (("verify", verify), ("window-length", window_length), ("duplicates", duplicates)):
         if value and kind != "corpus":
             raise click.UsageError(f"--{name} is for a corpus, and {path} is a {kind}")
+    if assignments and kind != "recipe":
+        raise click.UsageError(f"--set is for a recipe, and {path} is a {kind}")
     if picture and kind not in {"corpus", "FASTA"}:
         raise click.UsageError(f"--picture is for a corpus or a file of sequences, and {path} is a {kind}")
     if verify:
@@ -65,7 +75,7 @@ def _verify(path: Path) -> None:
     note(f"every shard has the digest that {path} says")
 
 
-def _describe(path: Path, options: CorpusOptions) -> tuple[str, Description]:
+def _describe(path: Path, options: CorpusOptions, assignments: Sequence[str]) -> tuple[str, Description]:
     from proteinlm.errors import ConfigError
 
     if path.is_dir():
@@ -77,7 +87,7 @@ def _describe(path: Path, options: CorpusOptions) -> tuple[str, Description]:
         table = config.read_table(path)
         if "families" in table:
             return "list of families", _families(path)
-        return ("manifest", _manifest(path)) if is_manifest(table) else ("recipe", _recipe(path))
+        return ("manifest", _manifest(path)) if is_manifest(table) else ("recipe", _recipe(path, assignments))
     if str(path) != "-" and not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
     return "FASTA", describe_file(path, options)
@@ -142,11 +152,11 @@ def _amounts(file: ManifestFile) -> str:
     return f"{said} (approximate, as of {rough.as_of})" if rough is not None and file.records is None else said
 
 
-def _recipe(path: Path) -> Description:
+def _recipe(path: Path, assignments: Sequence[str]) -> Description:
     from proteinlm import config
     from proteinlm.recipe import load_recipe
 
-    table = config.to_table(load_recipe(path))
+    table = config.to_table(load_recipe(path, assignments))
     num_parameters = _num_parameters(table)
     return {"num_parameters": num_parameters, "recipe": table}, [f"{num_parameters:,} parameters", *_settings(table)]
 

@@ -9,6 +9,7 @@ like a value is reached as ``./mean`` or after ``--``.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     _Parameter = click.ParamType[int]
 else:  # older versions of click know no type of the value
     _Parameter = click.ParamType
+
+# one grammar for every verb: names as in a recipe, and a new kind leaves behind what only the old one had
+set_option = functools.partial(click.option, "--set", "assignments", multiple=True, metavar="NAME=VALUE")
+set_attention_option = set_option(help="Change a setting of the attention, such as kind=softmax.")
 
 _BYTE_UNITS = {"": 1, "B": 1} | {
     name: base**power

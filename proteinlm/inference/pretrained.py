@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from proteinlm.attention import MECHANISMS, AttentionConfig
+from proteinlm.config import assign, override, parse, to_table
 from proteinlm.errors import CheckpointError, ConfigError, UnavailableError
 from proteinlm.model.checkpoint import Checkpoint, load_checkpoint
 from proteinlm.model.masked_lm import MaskedLM
@@ -59,6 +62,23 @@ class PretrainedModel:
         """Positions of a training window; None if the recipe does not say."""
         length = self.recipe.get("packing", {}).get("window_length")
         return None if length is None else int(length)
+
+    def with_attention(self, assignments: Sequence[str]) -> PretrainedModel:
+        """Return the same weights, shared in memory, with settings of their attention changed.
+
+        Args:
+            assignments: such as ``kind=softmax`` or, as in a recipe, ``model.attention.kind=softmax``; none changes
+                nothing.
+
+        Raises:
+            ConfigError: if there is no such setting, or the weights cannot have this attention.
+
+        >>> exact = proteinlm.load("runs/first").with_attention(["kind=softmax"])
+        """
+        if not assignments:
+            return self
+        chosen = chosen_attention(self.model.config.attention, assignments)
+        return dataclasses.replace(self, model=self.model.with_attention(chosen))
 
     def embed(
         self,
@@ -114,6 +134,28 @@ def load(
     _check_alphabet(checkpoint)
     model = checkpoint.model.to(device=target, dtype=kind).eval()
     return PretrainedModel(model, checkpoint.recipe, checkpoint.step, checkpoint.path, checkpoint.metadata)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionChoice:
+    """A mechanism to run given weights with."""
+
+    attention: AttentionConfig
+
+
+def chosen_attention(own: AttentionConfig, assignments: Sequence[str]) -> AttentionConfig:
+    """Return the attention ``own`` of a model with settings changed, as ``config.assign`` does in a recipe.
+
+    Raises:
+        ConfigError: if there is no such setting.
+    """
+    table, names = to_table(own), [name.strip().removeprefix("model.attention.") for name in assignments]
+    kind = MECHANISMS.get(str(override(table, names)["kind"]))
+    if kind is not None and "shared_query_key" in (field.name for field in dataclasses.fields(kind[0])):
+        # a mechanism that has no such setting reads keys of their own, and the weights stay what they are
+        table = {"shared_query_key": False} | table
+    chosen = assign(AttentionChoice, {"attention": table}, [f"attention.{name}" for name in names])
+    return parse(AttentionChoice, chosen, source="--set").attention
 
 
 def device_named(name: str | torch.device) -> torch.device:

@@ -19,6 +19,7 @@ import numpy
 import pytest
 import torch
 
+import proteinlm
 from proteinlm.attention import FavorConfig
 from proteinlm.cli.main import main
 from proteinlm.model import MaskedLM, ModelConfig, save_checkpoint
@@ -85,6 +86,19 @@ def test_result_is_stored_in_the_dtype_asked_for(embed: Embed, fasta: Path, tmp_
     embed(fasta, "-o", tmp_path / "out.npz", "--dtype", "float16")
     with numpy.load(tmp_path / "out.npz") as file:
         assert file[file.files[0]].dtype == numpy.float16
+
+
+def test_weights_run_with_another_attention(embed: Embed, checkpoint: Path, fasta: Path, tmp_path: Path):
+    assert embed("-o", tmp_path / "exact.npz", "--include", "mean", "--set", "kind=softmax", fasta) == 0
+    exact = proteinlm.load(checkpoint).with_attention(["kind=softmax"])
+    expected = {one.identifier: one.mean[2] for one in exact.embed(read_fasta([fasta]))}
+    with numpy.load(tmp_path / "exact.npz") as file:
+        written = {name: file[name] for name in file.files}
+    assert {accession(name): mean.tolist() for name, mean in expected.items()} == {
+        name: mean.tolist() for name, mean in written.items()
+    }
+    trained = next(iter(proteinlm.load(checkpoint).embed(read_fasta([fasta]))))
+    assert abs(trained.mean[2] - expected[trained.identifier]).max() > 0
 
 
 def test_folder_of_pt_files_loads_without_pickle(embed: Embed, fasta: Path, tmp_path: Path):

@@ -147,6 +147,16 @@ def test_a_recipe_is_resolved(inspect, project_root):
     assert found["recipe"]["model"]["vocab_size"] == 33
 
 
+def test_a_recipe_is_resolved_with_settings_changed(inspect, project_root):
+    path = project_root / "pipelines" / "quickstart.toml"
+    words = ["--set", "model.attention.kind=window", "--set", "model.num_layers=1"]
+    found = json.loads(inspect(path, "--json", *words)[1])["recipe"]["model"]
+    assert (found["num_layers"], found["attention"]) == (1, {"kind": "window", "window": 256})
+    assert inspect(path.parent, "--set", "seed=1")[0] == 1
+    fasta = FILES / "no_residues.fasta"
+    assert inspect(fasta, "--set", "seed=1")[0] == 2
+
+
 def test_parameters_of_a_recipe_are_those_of_its_model(inspect, project_root):
     from proteinlm.model import MaskedLM
     from proteinlm.recipe import load_recipe

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import proteinlm
+from proteinlm.attention import FavorConfig, LshConfig, ScatterbrainConfig, SoftmaxConfig
 from proteinlm.errors import CheckpointError, ConfigError, UnavailableError
 from proteinlm.inference import pretrained
+from proteinlm.inference.pretrained import chosen_attention
 from proteinlm.model import save_checkpoint
 
 
@@ -78,3 +80,46 @@ def test_checkpoint_of_another_alphabet_is_refused(checkpoint: Path, tmp_path: P
     save_checkpoint(tmp_path / "other", model, {}, step=1, metadata={"alphabet": "0123456789abcdef"})
     with pytest.raises(CheckpointError, match="was trained with alphabet 0123456789abcdef"):
         proteinlm.load(tmp_path / "other")
+
+
+def test_weights_are_shared_with_another_attention(checkpoint: Path):
+    trained = proteinlm.load(checkpoint)
+    exact = trained.with_attention(["kind=softmax"])
+    assert exact.model.config.attention == SoftmaxConfig()
+    assert not exact.model.training
+    pairs = zip(trained.model.parameters(), exact.model.parameters(), strict=True)
+    assert all(a.data_ptr() == b.data_ptr() for a, b in pairs)
+    assert trained.with_attention([]) is trained
+    assert (exact.step, exact.path) == (trained.step, trained.path)
+
+
+def test_another_attention_keeps_what_both_have():
+    assert chosen_attention(LshConfig(), ["kind=softmax"]) == SoftmaxConfig(shared_query_key=True)
+    assert chosen_attention(SoftmaxConfig(), ["kind=favor"]) == FavorConfig()
+    assert chosen_attention(SoftmaxConfig(shared_query_key=True), ["kind=lsh", "num_hashes=8"]) == LshConfig(
+        num_hashes=8
+    )
+    favor = FavorConfig(num_random_features=64, redraw_interval=5, exact_below=9)
+    assert chosen_attention(favor, ["kind=scatterbrain"]) == ScatterbrainConfig(
+        num_random_features=64, redraw_interval=5
+    )
+
+
+def test_weights_of_separate_keys_are_hashed_separately():
+    hashed = chosen_attention(FavorConfig(redraw_interval=1), ["kind=lsh", "num_sampled_keys=9"])
+    assert hashed == LshConfig(shared_query_key=False, num_sampled_keys=9)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("kind=softmx", r"--set: attention\.kind: is 'softmx'; expected one of 'softmax', "),
+        ("kind=[1]", r"--set: attention\.kind"),
+        ("model.attention.num_hashes=3", r"--set: attention\.num_hashes: no such setting; expected one of"),
+        ("model.num_layers=3", r"--set: attention\.model: no such setting"),
+        ("softmax", "'softmax' is no assignment; expected NAME=VALUE"),
+    ],
+)
+def test_impossible_attention_is_refused_by_name(checkpoint: Path, assignment: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        proteinlm.load(checkpoint).with_attention([assignment])
