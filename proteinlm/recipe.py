@@ -61,6 +61,8 @@ _EARLIER = {"epochs": {"draw": "sequences"}}
 class Recipe:
     """All settings of a run; each table's defaults live beside the component that reads it."""
 
+    # names every random stream of the run: first weights, order, masks, dropout, random features
+    # when: a second, independent run is wanted
     seed: int = 0
     epochs: EpochConfig = field(default_factory=EpochConfig)
     packing: PackingConfig = field(default_factory=PackingConfig)

@@ -21,11 +21,21 @@ class BigBirdConfig:
         ValueError: if a setting is out of its range.
     """
 
+    # near blocks, global tokens and random blocks
+    # when: a sparse baseline is wanted
     kind: Literal["bigbird"] = "bigbird"
-    block_length: int = 64  # tokens
-    num_window_blocks: int = 1  # on each side of a query's own block
-    num_global_tokens: int = 1  # the first of a segment, <cls>; the paper takes two blocks of its text
-    num_random_blocks: int = 3  # drawn for each block, by seed and layer
+    # tokens of a block
+    # when: the GPU is poorly used (more), or memory is short (less)
+    block_length: int = 64
+    # blocks that a query sees on each side of its own
+    # when: near contacts are missed (more)
+    num_window_blocks: int = 1
+    # first tokens of a segment that see and are seen by all: 1 is <cls>; the paper takes two blocks of its text
+    # when: the paper is repeated
+    num_global_tokens: int = 1
+    # blocks drawn at random for each block, by seed and layer
+    # when: far contacts are missed (more)
+    num_random_blocks: int = 3
 
     def __post_init__(self) -> None:
         if self.block_length < 1:

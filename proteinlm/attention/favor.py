@@ -31,15 +31,34 @@ class FavorConfig:
         ValueError: if a setting is out of its range, or has no meaning beside another.
     """
 
+    # FAVOR+: random features, time and memory in proportion to the length
+    # when: proteins are long
     kind: Literal["favor"] = "favor"
-    num_random_features: int = 256  # width M of a feature vector; "hyperbolic" makes two of each row
+    # width M of a feature vector; "hyperbolic" makes two of each row
+    # when: proteinlm compare shows too large an error (more), or time is short (fewer)
+    num_random_features: int = 256
+    # what is computed of each projected query and key
+    # when: queries and keys are short (hyperbolic), or long with a direction in common (sderf); docs/attention.md
+    # measures all
     feature_map: FeatureMap = "positive"
+    # how the random rows of a draw depend on each other
+    # when: a little bias may buy less variance ("regularised"); "none" is for "generalised" only
     projection: Projection = "orthogonal"
-    redraw_interval: int = 1000  # optimiser steps; 0 keeps the first draw
-    centring: bool = False  # softmax kernels only
-    kernel_function: KernelFunction = "relu"  # of "generalised" features
-    epsilon: float = 1e-3  # added to "generalised" features, but not to "exp"
-    exact_below: int = 0  # visible tokens; segments of fewer are computed exactly, by forward only
+    # optimiser steps between two draws of the rows; 0 keeps the first draw
+    # when: the loss jumps at every redraw (more)
+    redraw_interval: int = 1000
+    # subtract the mean of queries and of keys first; softmax kernels only
+    # when: queries or keys have a large common part, so that estimates vary much
+    centring: bool = False
+    # function of "generalised" features
+    # when: kernels are compared, with feature_map = "generalised"
+    kernel_function: KernelFunction = "relu"
+    # added to "generalised" features, but not to "exp"
+    # when: a normaliser comes close to 0
+    epsilon: float = 1e-3
+    # segments of fewer visible tokens are computed exactly, by forward only; 0: none
+    # when: many proteins are short: both time and error gain, see docs/attention.md
+    exact_below: int = 0
 
     def __post_init__(self) -> None:
         if self.num_random_features < 1:

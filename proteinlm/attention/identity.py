@@ -18,6 +18,8 @@ from proteinlm.ops.visibility import Visibility
 class IdentityConfig:
     """Identity attention has nothing to set."""
 
+    # no attention: each position gets its own value
+    # when: the question is what attention is worth at all
     kind: Literal["identity"] = "identity"
 
 

@@ -22,9 +22,15 @@ class LinearConfig:
         ValueError: if a setting is none of its choices.
     """
 
+    # linear attention of elu(x) + 1 features, without random numbers
+    # when: a fast baseline that estimates no softmax is wanted
     kind: Literal["linear"] = "linear"
-    normalisation: Normalisation = "division"  # "numerator" divides by the root of its mean square instead
-    decay: Literal["none", "distance"] = "none"  # "distance": gamma_h^|i - j|, gamma_h = 1 - 2^(-5 - h) for head h
+    # "division" is by the sum of the weights; "numerator" divides by the root of its mean square instead
+    # when: sums of features come close to 0
+    normalisation: Normalisation = "division"
+    # "distance": gamma_h^|i - j|, gamma_h = 1 - 2^(-5 - h) for head h
+    # when: near residues should count more
+    decay: Literal["none", "distance"] = "none"
 
     def __post_init__(self) -> None:
         if self.normalisation not in ("division", "numerator"):

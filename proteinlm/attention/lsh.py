@@ -30,15 +30,33 @@ class LshConfig:
         ValueError: if a setting is out of its range, or has no meaning beside another.
     """
 
+    # attention within buckets of a hash
+    # when: attention is sharp and proteins are long
     kind: Literal["lsh"] = "lsh"
-    shared_query_key: bool = True  # a position's key is its query, of length 1
-    num_hashes: int = 4  # rounds; may change at evaluation, the first rounds stay the same; separate keys: one
-    chunk_length: int = 64  # tokens; separate keys: the largest length of a block
-    num_buckets: int = 0  # of a segment; 0: about one for each chunk of its visible tokens
+    # a position's key is its query, of length 1
+    # when: weights trained with separate keys are hashed (false)
+    shared_query_key: bool = True
+    # rounds of hashing; may change at evaluation, the first rounds stay the same; separate keys: one
+    # when: near keys fall apart (more, in proportion slower)
+    num_hashes: int = 4
+    # tokens of a chunk; separate keys: the largest length of a block
+    # when: memory is short (less), or keys are missed (more)
+    chunk_length: int = 64
+    # buckets of a segment, even; 0: about one for each chunk of its visible tokens
+    # when: a paper is repeated that fixes it
+    num_buckets: int = 0
+    # chunks before its own that a query also sees
+    # when: keys of its bucket lie outside (more)
     num_chunks_before: int = 1
-    num_chunks_after: int = 1  # a causal form looks at none
-    num_sampled_keys: int = 256  # of separate queries and keys only
-    redraw_interval: int = 1  # optimiser steps; 0 keeps the first rotations
+    # chunks behind its own that a query also sees; a causal form looks at none
+    # when: keys of its bucket lie outside (more)
+    num_chunks_after: int = 1
+    # keys drawn from outside the blocks, of separate queries and keys only
+    # when: the estimate varies too much (more)
+    num_sampled_keys: int = 256
+    # optimiser steps between two draws of the rotations; 0 keeps the first
+    # when: the loss jumps at every redraw (more)
+    redraw_interval: int = 1
 
     def __post_init__(self) -> None:
         for name in ("num_hashes", "chunk_length"):

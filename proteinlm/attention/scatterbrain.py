@@ -23,13 +23,24 @@ class ScatterbrainConfig:
         ValueError: if a setting is out of its range, or has no meaning beside another.
     """
 
+    # exact attention within blocks of a hash, FAVOR+ outside
+    # when: FAVOR+ misses sharp entries
     kind: Literal["scatterbrain"] = "scatterbrain"
-    num_random_features: int = 256  # width M of a feature vector; "hyperbolic" makes two of each row
-    block_length: int = 64  # visible tokens of a block, at most
-    # no others: exact terms need features that estimate the same kernel, without bias
+    # width M of a feature vector; "hyperbolic" makes two of each row
+    # when: what lies outside the blocks is too rough (more)
+    num_random_features: int = 256
+    # visible tokens of a block, at most
+    # when: sharp entries fall outside the blocks (more)
+    block_length: int = 64
+    # features outside the blocks; no other maps: exact terms need features that estimate the same kernel, without bias
+    # when: estimators are compared
     feature_map: Literal["positive", "hyperbolic"] = "positive"
+    # how the random rows of a draw depend on each other
+    # when: estimators are compared
     projection: Literal["orthogonal", "iid"] = "orthogonal"
-    redraw_interval: int = 1000  # optimiser steps, of rows and hash; 0 keeps the first draw
+    # optimiser steps between two draws of rows and hash; 0 keeps the first draw
+    # when: the loss jumps at every redraw (more)
+    redraw_interval: int = 1000
 
     def __post_init__(self) -> None:
         if self.num_random_features < 1:

@@ -23,9 +23,15 @@ class SoftmaxConfig:
         ValueError: if a setting has no meaning beside another.
     """
 
+    # exact attention
+    # when: an exact reference is wanted, or proteins are short
     kind: Literal["softmax"] = "softmax"
-    implementation: Implementation = "auto"  # "varlen": all segments in one call, half precision on a GPU
-    shared_query_key: bool = False  # a position's key is its query, of length 1, as in LSH attention
+    # "eager" calls torch for each segment, "varlen" once for all, in half precision on a GPU; "auto" chooses
+    # when: the choice should be yours, or fail
+    implementation: Implementation = "auto"
+    # a position's key is its query, of length 1, as in LSH attention
+    # when: it is compared with, or runs weights of, LSH attention with shared queries and keys
+    shared_query_key: bool = False
 
     def __post_init__(self) -> None:
         if self.shared_query_key and self.implementation == "varlen":

@@ -21,8 +21,12 @@ class WindowConfig:
         ValueError: if a setting is out of its range.
     """
 
+    # exact attention to near tokens only
+    # when: a local baseline is wanted
     kind: Literal["window"] = "window"
-    window: int = 256  # tokens that a query sees on each side; Longformer counts both sides, 512
+    # tokens that a query sees on each side; Longformer counts both sides, 512
+    # when: contacts lie further apart (more)
+    window: int = 256
 
     def __post_init__(self) -> None:
         if self.window < 0:

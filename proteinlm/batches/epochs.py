@@ -23,7 +23,8 @@ _BLOCK = 1 << 20
 class EpochConfig:
     """What an epoch takes once."""
 
-    # every training sequence, or one member of every cluster of a corpus that knows them
+    # what an epoch takes once: every training sequence, or one member of each cluster of a corpus that knows them
+    # when: large families should weigh no more than small ones; ingest with --clusters
     draw: Literal["sequences", "clusters"] = "sequences"
 
 

@@ -21,9 +21,14 @@ _MASKABLE[[*STANDARD, *(TOKENS.index(letter) for letter in "BUZO")]] = True
 class MaskingConfig:
     """Shares of the residues that are chosen, and of the chosen ones that are corrupted how."""
 
+    # share of the residues that are chosen as targets
+    # when: each step should have more targets, each of them with less context
     rate: float = 0.15
-    # of the chosen residues: shown as <mask>, shown as a random residue; the rest is shown as it is
+    # share of the targets that are shown as <mask>
+    # when: another kind of corruption is wanted
     mask_share: float = 0.8
+    # share of the targets that are shown as a random residue; the rest is shown as it is
+    # when: another kind of corruption is wanted
     random_share: float = 0.1
 
     def __post_init__(self) -> None:

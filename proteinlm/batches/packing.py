@@ -29,8 +29,11 @@ SPECIAL_TOKENS: dict[Context, int] = {"isolated": 2, "joint": 1}
 class PackingConfig:
     """How proteins become windows."""
 
-    # positions in a window, special tokens and padding included
+    # positions in a window, special tokens and padding included; a longer protein is cut
+    # when: proteins are longer (proteinlm inspect CORPUS counts the cuts), or memory is short
     window_length: int = 8192
+    # "isolated": a protein sees only itself, packed whole; "joint": windows are cut from proteins one after the other
+    # when: the concatenated proteins of the Performer paper are wanted
     context: Context = "isolated"
 
     def __post_init__(self) -> None:

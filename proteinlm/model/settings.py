@@ -15,25 +15,49 @@ ReversiblePrecision = Literal["float", "exact"]
 class ModelConfig:
     """Sizes and mechanisms of a masked language model."""
 
+    # blocks of the trunk
+    # when: another size of model is wanted; time and weights grow in proportion
     num_layers: int = 12
+    # width of the hidden states; a multiple of 2 * num_heads
+    # when: another size of model is wanted; time and weights grow with its square
     hidden_size: int = 512
+    # attention heads; each is hidden_size / num_heads wide
+    # when: hidden_size changes: widths of 32 to 64 a head are usual
     num_heads: int = 8
+    # width inside the feed-forward part of a block
+    # when: hidden_size changes: four times it is usual
     feed_forward_size: int = 2048
+    # the mechanism and its settings, by kind
     attention: AttentionConfig = field(default_factory=FavorConfig)
+    # queries and keys of one learned length a head
+    # when: never with random features, which fail without; false is for models of other programs
     query_key_norm: bool = True
     # largest attention logit under query_key_norm; |q|^2 + |k|^2 is at most twice this
+    # when: attention is exact or hashed and should be sharper (16); random features need it small
     max_temperature: float = 2.0
+    # share of the values dropped behind attention and feed-forward in training
+    # when: the validation loss rises while the training loss falls
     dropout: float = 0.0
+    # non-linearity of the feed-forward part; "swiglu" gates with a third matrix
+    # when: architectures are compared
     activation: Activation = "gelu"
-    # positions a filter spans, odd; 0 leaves the convolution before the trunk out
+    # positions a filter before the trunk spans, odd; 0 leaves it out
+    # when: a small model learns slowly (7); it sees both sides, so a causal model needs 0
     local_convolution: int = 0
+    # base of rotary positions, whose wavelengths run from 2 pi to 2 pi times it, in positions
+    # when: windows are far longer than 50,000 (more)
     rotary_base: float = 10_000.0
-    # two streams that are computed back in the backward pass; the weights have the same names either way
+    # two streams that are computed back in the backward pass; weights have the same names either way
+    # when: activations do not fit into memory: they no longer grow with num_layers, for more time
     reversible: bool = False
     # "exact" rounds increments so that the streams are computed back to the bit
+    # when: a reversible trunk is deep, or hashes its queries and must choose the same buckets twice
     reversible_precision: ReversiblePrecision = "float"
     # positions whose feed-forward is computed at a time, again in the backward pass; 0: all, and kept
+    # when: the feed-forward part does not fit into memory
     feed_forward_chunk: int = 0
+    # rows of the token embedding; the alphabet has 33
+    # when: never, but to leave room for tokens of your own
     vocab_size: int = 33
 
     def __post_init__(self) -> None:

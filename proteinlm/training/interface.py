@@ -18,11 +18,17 @@ from proteinlm.training.objective import MaskedLMObjective
 class EngineConfig:
     """How the optimiser step is carried out."""
 
+    # what carries out a step; "local" is plain torch in one process and float32
+    # when: DeepSpeed is not installed
     kind: Literal["deepspeed", "local"] = "deepspeed"
     # what is parted between processes: 0 nothing, 1 optimiser state, 2 also gradients, 3 also weights
+    # when: weights and optimiser state do not fit into one GPU (2, then 3)
     zero_stage: Literal[0, 1, 2, 3] = 1
+    # number format of weights and activations in a step; the optimiser and checkpoints keep float32
+    # when: the GPU computes bfloat16 fast ("bfloat16"), or only float16 ("float16", whose first steps find a scale)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # a DeepSpeed JSON for everything else, relative to the recipe
+    # when: DeepSpeed should overlap communication, offload to the CPU or print timings
     deepspeed_config: str | None = None
 
     def __post_init__(self) -> None:

@@ -36,17 +36,23 @@ SAME_REQUEST_SECONDS = 10.0
 class TrainingConfig:
     """How much a step takes, and how often a run says and saves where it is."""
 
-    # over all processes
+    # windows in an optimiser step, over all processes
+    # when: the loss is too noisy (more); a multiple of windows_per_micro_batch times processes
     windows_per_step: int = 32
-    # on one process at a time; what memory allows
+    # windows on one process at a time; changes speed and rounding only
+    # when: memory is left (more) or runs out (less)
     windows_per_micro_batch: int = 1
     # positions of a window whose loss is computed at a time, again in the backward pass; 0: all, and kept
+    # when: logits do not fit into memory
     loss_chunk: int = 0
     # optimiser steps between two lines of the journal
+    # when: the journal is too long or too coarse
     log_interval: int = 10
     # optimiser steps between two saved states
+    # when: a kill should cost fewer steps, or saving takes long
     checkpoint_interval: int = 1_000
     # saved states that are kept
+    # when: the disk is small (1), or older states are wanted
     keep_states: int = 2
 
     def __post_init__(self) -> None:

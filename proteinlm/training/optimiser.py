@@ -15,11 +15,20 @@ from torch import nn
 class OptimiserConfig:
     """AdamW with decoupled weight decay."""
 
+    # peak of the learning rate
+    # when: the model is larger (less), or the gradient is not finite (less)
     learning_rate: float = 1e-3
+    # share of a matrix that a step takes off, times the learning rate; none of biases and norms
+    # when: the training set is small (more)
     weight_decay: float = 0.01
+    # decay of the running mean of the gradient and of its square
+    # when: the loss has spikes (a smaller second one)
     betas: tuple[float, float] = (0.9, 0.98)
+    # added to the root of the mean square
+    # when: a paper is repeated that gives another
     epsilon: float = 1e-8
     # largest norm of the gradient of all weights; a larger one is scaled down
+    # when: gradient_norm in metrics.jsonl is above it at most steps (more), or the loss has spikes (less)
     gradient_clipping: float = 1.0
 
     def __post_init__(self) -> None:
@@ -39,10 +48,20 @@ class ScheduleConfig:
     Source of "wsd": Hu et al., arXiv:2404.06395, section 4.
     """
 
+    # optimiser steps of the run
+    # when: the run should be longer or shorter; docs/training.md says when one can be extended
     num_steps: int = 100_000
+    # steps in which the rate rises in a line to its peak
+    # when: the loss has spikes early in the run (more)
     warmup_steps: int = 1_000
+    # how the rate goes on; "wsd" keeps the peak until the last decay_share of the steps, which fall in a line
+    # when: the length of the run is not known when it begins ("constant" or "wsd")
     decay: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    # share of the peak at the end; "constant" has no use for it
+    # when: training goes on from the result (more)
     final_share: float = 0.1
+    # share of the steps that decay, of "wsd" only
+    # when: the decay ends before the loss has settled (more)
     decay_share: float = 0.1
 
     def __post_init__(self) -> None:
