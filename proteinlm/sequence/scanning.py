@@ -230,7 +230,7 @@ def scan_text(
     """Scan a text; what becomes of its records is that of the plain parser, for every FastaConfig.
 
     Args:
-        text: uint8 (T,), whole records.
+        text: uint8 (T,), whole records; ends with a line feed, where every loop that has no other end stops.
         wide: whether to translate 64 bytes at a time; needs is_wide().
         tokens: uint8, at least (T,); is filled.
         identifiers: uint8; is filled.
@@ -245,7 +245,12 @@ def scan_text(
     Returns:
         the numbers of records, -1 where there is no room for them or their identifiers, of lines, of records
         that are not plain, of stops that were taken away at the ends of the others, and of residues in lower case.
+
+    Raises:
+        ValueError: if the text does not end with a line feed.
     """
+    if len(text) and text[-1] != _LINE_FEED:
+        raise ValueError("a text to scan ends with a line feed")
     here = at = name = line = number = num_odd = all_stops = all_lower = width = 0
     places[:, 0] = 0
     size, text_at, tokens_at, names_at = len(text), address_of(text), address_of(tokens), address_of(identifiers)

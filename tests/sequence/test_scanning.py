@@ -130,6 +130,12 @@ def test_a_lack_of_room_is_told():
     assert scanned(b">\n" * 10, False, capacity=9)[0] == -1
 
 
+@pytest.mark.parametrize("text", [b">abcd", b">a\nMKV", b">a\nMK*", b">a\nMK?", b">"])
+def test_no_byte_behind_a_text_is_read_which_one_without_a_last_line_end_would_lead_to(text):
+    with pytest.raises(ValueError, match="ends with a line feed"):
+        scanned(text, is_wide())
+
+
 ELSEWHERE = """
 import sys
 from tests.sequence.test_scanning import all_there_is, counted_and_hashed, many_records
