@@ -18,6 +18,8 @@ from proteinlm.sequence.fasta_text import FastaText, before_nul, is_comment, nex
 LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 GAPS = b"-.~"
 _LINE_FEED = ord("\n")
+# half of a usual line: what is as long as that is no word of a title
+_LONGEST_WORD = 30
 # FastaRecord(…) takes twice as long
 _new_tuple = tuple.__new__
 _NOT_A_RESIDUE = re.compile(rb"[^A-Za-z*.~-]")
@@ -244,6 +246,7 @@ class RecordParser(FastaText):
                 self._count("comment lines", 1)
                 continue
             words = text.split()
+            num_words = len(words)
             # a number that stands apart at either end is a line number, as in GenBank and GCG layouts
             for end in (0, -1):
                 if len(words) > 1 and words[end].isdigit():
@@ -252,6 +255,12 @@ class RecordParser(FastaText):
             joined = b"".join(words)
             if joined.translate(None, LETTERS + GAPS + b"*"):
                 self._refuse_character(joined, line)
+            if len(words) == num_words and _is_prose(words):
+                self._refuse(
+                    line,
+                    f"{b' '.join(words)[:60].decode()!r} are words, not residues in blocks of one length; take out "
+                    "the line if it is a title or the rest of a header, and its blanks if these are residues",
+                )
             self._count("lines with blanks", int(len(joined) < len(text)))
             yield joined
 
@@ -282,6 +291,13 @@ class RecordParser(FastaText):
 def _header_and_body(text: bytes) -> tuple[bytes, bytes]:
     header, _, body = text[1:].partition(b"\n")
     return header, body
+
+
+def _is_prose(words: list[bytes]) -> bool:
+    """Say whether the words of a line are unequal, as those of titles are: only the last block may be shorter."""
+    lengths = [len(word) for word in words]
+    is_in_blocks = len(set(lengths[:-1])) < 2 and lengths[-1:] <= lengths[:1]
+    return not is_in_blocks and max(lengths) < _LONGEST_WORD
 
 
 def _first_character(text: bytes) -> str:
