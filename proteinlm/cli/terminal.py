@@ -43,8 +43,11 @@ class TerminalProgress:
         self._display = None
 
     def note(self, text: str) -> None:
-        """Print the line."""
-        note(text)
+        """Print the line, above the bar where there is one."""
+        if self._display is None:
+            note(text)
+        else:
+            self._display.note(text)
 
 
 class _Bar:
@@ -69,6 +72,9 @@ class _Bar:
         if figures:
             self._bar.set_postfix(figures, refresh=False)
         self._bar.update(amount)
+
+    def note(self, text: str) -> None:
+        self._bar.write(text, file=sys.stderr)
 
     def finish(self) -> None:
         self._bar.close()
@@ -96,6 +102,9 @@ class _Log:
             left = (now - self._start) * (self._total - self._done) / (self._done - self._before)
             parts.append(f"about {_said(left)} left")
         note(", ".join([*parts, *(f"{name} {value}" for name, value in figures.items())]))
+
+    def note(self, text: str) -> None:
+        note(text)
 
     def finish(self) -> None:
         pass

@@ -35,6 +35,7 @@ from proteinlm.corpus.written_shard import WrittenShard, split_entry
 from proteinlm.errors import FastaError
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import FastaConfig, ScreeningConfig, ScreeningReport, alphabet_digest
+from proteinlm.sequence.compiling import compiling_told
 from proteinlm.sequence.compression import name_in_folder, source_name
 from proteinlm.sequence.screening import DUPLICATE, DUPLICATE_IDENTIFIER
 from proteinlm.sequence.text_blocks import BLOCK_BYTES
@@ -250,7 +251,7 @@ class _Work:
 
     def done(self) -> CorpusIndex:
         """Do what is left and return the index."""
-        with self._builder() as builder:
+        with compiling_told(self._progress, self.timings), self._builder() as builder:
             self._read(builder)
             if not builder.screening.num_kept:
                 screening = builder.screening

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,9 +90,9 @@ def _timed(
 
 def _watched(items: Iterator[_Item], timings: Timings, sign: int) -> Iterator[_Item]:
     while True:
-        start = time.perf_counter()
+        start = timings.clock()
         item = next(items, None)
-        timings.add("cut", sign * (time.perf_counter() - start))
+        timings.add("cut", sign * (timings.clock() - start))
         if item is None:
             return
         yield item

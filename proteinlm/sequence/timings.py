@@ -7,6 +7,9 @@ from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
 
+# a stage that is part of no other
+COMPILE = "compile"
+
 
 class Timings:
     """Seconds spent in each stage, summed over all threads, so their sum can exceed the time on a clock.
@@ -29,6 +32,10 @@ class Timings:
         """Add the time spent inside to ``stage``, also where it ends by an exception."""
         return _Measured(self, stage)
 
+    def clock(self) -> float:
+        """Return the seconds on a clock that stands still while something is compiled, as far as that is told."""
+        return time.perf_counter() - self._seconds.get(COMPILE, 0.0)
+
     def add(self, stage: str, seconds: float) -> None:
         """Add ``seconds`` to ``stage``."""
         with self._lock:
@@ -43,10 +50,11 @@ class _Measured:
         self._timings, self._stage = timings, stage
 
     def __enter__(self) -> None:
-        self._start = time.perf_counter()
+        self._start = self._timings.clock()
 
     def __exit__(self, *error: object) -> None:
-        self._timings.add(self._stage, time.perf_counter() - self._start)
+        # less than nothing where another thread compiled when the stage began
+        self._timings.add(self._stage, max(0.0, self._timings.clock() - self._start))
 
 
 def measured(timings: Timings | None, stage: str) -> AbstractContextManager[None]:

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import xxhash
 
+from proteinlm.cli.ingest import _time_line
 from proteinlm.cli.main import main
 from proteinlm.corpus import ingest, open_corpus
 
@@ -273,6 +275,12 @@ def test_the_report_says_how_fast_it_was_and_where_the_time_went(proteinlm, tmp_
         "ingest", FILES / "plain.fasta", "-o", tmp_path / "corpus", "--jobs", "1", "--memory", "64MiB"
     )
     assert re.search(r"^[\d.]+ MB/s", err, re.MULTILINE)
+
+
+def test_compiling_does_not_count_as_slowness(proteinlm, tmp_path):
+    report = ingest([FILES / "plain.fasta"], tmp_path / "corpus")
+    report = replace(report, num_bytes=2_000_000, timings={"compile": 9.0, "scan": 0.5})
+    assert _time_line(report, 10.0) == "2.0 MB/s (work: compile 9.0 s, scan 0.5 s)"
 
 
 def test_going_on_and_beginning_anew_exclude_each_other(proteinlm, tmp_path):

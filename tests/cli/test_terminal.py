@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from proteinlm.cli import terminal
 from proteinlm.cli.terminal import TerminalProgress
 
@@ -34,6 +36,15 @@ def test_a_log_of_bytes_says_how_fast_they_come(capsys, monkeypatch):
     text = capsys.readouterr().err
     assert text.startswith("downloading a.gz: 1,000,000 of 4,000,000 B, ")
     assert " MB/s, about " in text
+
+
+def test_a_note_stands_on_a_line_of_its_own_beside_a_bar(capsys, monkeypatch):
+    progress = TerminalProgress()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress.start("reading", 10, "records")
+    progress.note("compiling")
+    progress.finish()
+    assert "compiling" in capsys.readouterr().err.replace("\r", "\n").split("\n")
 
 
 def test_notes_about_the_work_go_to_stderr(capsys):
