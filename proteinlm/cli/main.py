@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
@@ -100,3 +101,15 @@ def main(arguments: list[str] | None = None) -> Any:
         # the reader of our output has gone, as in `proteinlm inspect … | head`
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        # results are written to standard output where the system names no file
+        print(f"proteinlm: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
+        if error.filename is None:
+            _let_go_of_stdout()
+        sys.exit(1)
+
+
+def _let_go_of_stdout() -> None:
+    """Keep what could not be written from being written once more at the end, with a second error."""
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

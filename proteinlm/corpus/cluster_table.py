@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import json
 import mmap
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from proteinlm.corpus.name_tables import NameRows, TableKind, read_name_rows
 from proteinlm.corpus.partitioned_rows import PartitionedRows
 from proteinlm.errors import ManifestError
 from proteinlm.outputs import file_beside
-from proteinlm.sequence.compression import STDIN, SourceDigest
+from proteinlm.sequence.compression import SourceDigest, can_be_read_again
 from proteinlm.sequence.fasta import accession
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ def cluster_table(path: Path, folder: Path, config: ClusterTableConfig, *, memor
         ManifestError: if a line is faulty or a member is in two clusters.
         FastaError: if the file cannot be read or decompressed.
     """
-    if str(path) == STDIN or (os.path.exists(path) and not os.path.isfile(path)):
+    if not can_be_read_again(path):
         raise ManifestError(f"{path}: is no regular file; expected one, for a table of clusters may be read twice")
     folder.mkdir(parents=True, exist_ok=True)
     about = _finished(path, folder, config)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from proteinlm.corpus.shard_reader import Corpus, SequenceSet
-from proteinlm.errors import ShardError
+from proteinlm.errors import OutputError, ShardError
 from proteinlm.outputs import file_beside
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import TOKENS
@@ -71,6 +71,8 @@ def export_fasta(
 @contextmanager
 def _opened(output: Path | str) -> Iterator[IO[bytes]]:
     if str(output) == STDOUT:
+        if sys.stdout is None:
+            raise OutputError("standard output: is closed; name a file to write")
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return

@@ -147,7 +147,8 @@ def read_families(path: Path, files: dict[str, HeldOutFileEntry]) -> list[str]:
         return read_names(path, FAMILIES, files)
     found = read_family_list(path)
     digest = SourceDigest()
-    digest.update(path.read_bytes())
+    for _ in read_decompressed(path, digest=digest):
+        pass
     files[FAMILIES] = HeldOutFileEntry(num_bytes=digest.num_bytes, sha256=digest.sha256)
     return [family.accession for family in found.families]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,11 +191,18 @@ def read_index(folder: Path) -> CorpusIndex:
     path = folder / INDEX_FILE
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = "no such folder" if not folder.exists() else f"holds no readable {INDEX_FILE}"
+    except NotADirectoryError as error:
         raise ShardError(
-            f"{folder}: is no corpus ({reason}); build one with 'proteinlm ingest FILES -o {folder}'"
+            f"{folder}: is a file and no corpus; build a corpus of it with 'proteinlm ingest {folder} -o corpus/'"
         ) from error
+    except FileNotFoundError as error:
+        # a folder that holds something is no place for a corpus
+        reason, place = (f"holds no {INDEX_FILE}", "corpus/") if os.path.exists(folder) else ("no such folder", folder)
+        raise ShardError(
+            f"{folder}: is no corpus ({reason}); build one with 'proteinlm ingest FILES -o {place}'"
+        ) from error
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
         raise ShardError(f"{path}: is damaged ({error}); ingest again") from error
     _check_versions(path, table)

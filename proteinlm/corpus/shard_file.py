@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from proteinlm.corpus import layout
-from proteinlm.errors import OutputError
+from proteinlm.errors import OutputError, ShardError
 from proteinlm.sequence import alphabet_digest
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def content_digest(datasets: Datasets) -> str:
 
 
 @contextmanager
-def writing(name: str) -> Iterator[None]:
-    """Say what is wrong where the file of this name cannot be written.
+def writing(path: Path) -> Iterator[None]:
+    """Say what is wrong where a shard file cannot be written.
 
     Raises:
         OutputError: if the disk is full or the file cannot be written for another reason.
@@ -75,10 +75,32 @@ def writing(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # HDF5 tells of a full disk in either, with the reason inside a long text
-        found = re.search(r"error message = '([^']+)'", str(error))
-        reason = found[1] if found else getattr(error, "strerror", None) or error
-        raise OutputError(f"{name}: cannot be written ({reason})") from error
+        raise OutputError(f"{path}: cannot be written ({system_reason(error) or error})") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say what is wrong where the system does not give a shard file; any other error stays what it is.
+
+    Raises:
+        ShardError: if it does not.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ShardError(f"{path}: no such file, though {layout.INDEX_FILE} names it; ingest again") from error
+    except Exception as error:
+        if (reason := system_reason(error)) is None:
+            raise
+        raise ShardError(f"{path}: cannot be read ({reason})") from error
+
+
+def system_reason(error: BaseException) -> str | None:
+    """Return what the system said, which HDF5 puts into a long text of errors of any kind; None if it did not."""
+    number = error.errno if isinstance(error, OSError) else None
+    found = re.search(r"errno = (\d+)", str(error))
+    number = number or (int(found[1]) if found else None)
+    return os.strerror(number) if number else None
 
 
 def write_shard(path: Path, datasets: Datasets, *, digest: str) -> str:
@@ -95,7 +117,7 @@ def write_shard(path: Path, datasets: Datasets, *, digest: str) -> str:
     Raises:
         OutputError: if the disk is full or the file cannot be written for another reason.
     """
-    with writing(path.name):
+    with writing(path):
         planned = lay_out(path, {name: len(values) for name, values in datasets.items()}, digest)
         with path.open("r+b") as file:
             for name, values in datasets.items():
@@ -140,7 +162,7 @@ def start_of_tokens(path: Path) -> int:
     Raises:
         OutputError: if it cannot be written.
     """
-    with writing(path.stem):
+    with writing(path):
         planned = lay_out(path, {layout.TOKENS_DATASET: 1}, "0" * 32)
         path.unlink()
     return planned.positions[layout.TOKENS_DATASET]

@@ -13,6 +13,7 @@ import numpy as np
 
 from proteinlm.corpus import layout
 from proteinlm.corpus.layout import CorpusIndex, ShardEntry, read_index
+from proteinlm.corpus.shard_file import reading
 from proteinlm.errors import ShardError
 from proteinlm.sequence import alphabet_digest
 
@@ -87,10 +88,11 @@ class Region:
         """Return the dataset as a read-only view of the file."""
         if self.position is None:
             return np.empty(0, dtype=self.dtype)
-        # as a plain array: views of numpy.memmap itself cost several times as much to make
-        return np.asarray(
-            np.memmap(path, dtype=self.dtype, mode="r", offset=self.position, shape=(self.length,)),
-        )
+        with reading(path):
+            # as a plain array: views of numpy.memmap itself cost several times as much to make
+            return np.asarray(
+                np.memmap(path, dtype=self.dtype, mode="r", offset=self.position, shape=(self.length,)),
+            )
 
 
 @dataclass
@@ -240,11 +242,9 @@ def open_shard(path: Path, entry: ShardEntry) -> Shard:
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
+        with reading(path), h5py.File(path, "r") as file:
             _check_attributes(path, dict(file.attrs), entry)
             shard = Shard(path, _regions(path, file))
-    except FileNotFoundError as error:
-        raise ShardError(f"{path}: no such file, though {layout.INDEX_FILE} names it; ingest again") from error
     except ShardError:
         raise
     except Exception as error:  # HDF5 meets damage with OSError, KeyError, RuntimeError, ValueError and more

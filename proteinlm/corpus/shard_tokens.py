@@ -75,7 +75,7 @@ class ShardTokens:
         self._path, self._start = path, start
         self._worker, self.timings = worker, timings
         self._account = TokenAccount(start)
-        with writing(path.stem):
+        with writing(path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if is_new else 0), 0o666)
         self._room = RoomAhead(self._descriptor)
 
@@ -132,7 +132,7 @@ class ShardTokens:
             tokens = gather_tokens(records.tokens, records.offsets, numbers, ends, self._account)
 
         def write() -> None:
-            with measured(self.timings, "write"), writing(self._path.stem):
+            with measured(self.timings, "write"), writing(self._path):
                 self._room.reach(place, place + len(tokens))
                 write_at(self._descriptor, tokens, place)
 
@@ -153,7 +153,7 @@ class ShardTokens:
         """
         try:
             self._worker.wait()
-            with writing(path.name):
+            with writing(path):
                 return self._finished(path, others)
         finally:
             self.close()

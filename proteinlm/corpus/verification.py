@@ -10,7 +10,7 @@ import numpy as np
 
 from proteinlm.corpus import layout
 from proteinlm.corpus.layout import ShardEntry
-from proteinlm.corpus.shard_file import block_digests, content_digest
+from proteinlm.corpus.shard_file import block_digests, content_digest, reading
 from proteinlm.corpus.shard_reader import Corpus, open_shard
 from proteinlm.errors import ShardError
 from proteinlm.progress import SILENT, Progress
@@ -59,7 +59,7 @@ def verify_corpus(corpus: Corpus, *, progress: Progress = SILENT) -> Verificatio
         num_shards=len(files),
         num_sequences=sum(split.num_sequences for split in splits.values()),
         num_residues=sum(split.num_residues for split in splits.values()),
-        num_bytes=sum(file.stat().st_size for file in files),
+        num_bytes=sum(map(_size, files)),
     )
 
 
@@ -84,19 +84,25 @@ def compare_blocks(path: Path, digests: str) -> None:
     """
     num_blocks = 0
     try:
-        for found in block_digests(path):
-            start = num_blocks * _DIGEST_LENGTH
-            if found != digests[start : start + _DIGEST_LENGTH]:
-                raise ShardError(f"{path}: is damaged, first in {_place(path, num_blocks)}; ingest again")
-            num_blocks += 1
-    except FileNotFoundError as error:
-        raise ShardError(f"{path}: no such file, though {layout.INDEX_FILE} names it; ingest again") from error
-    except OSError as error:
-        raise ShardError(f"{path}: {_place(path, num_blocks)} cannot be read ({error.strerror or error})") from error
+        with reading(path):
+            for found in block_digests(path):
+                start = num_blocks * _DIGEST_LENGTH
+                if found != digests[start : start + _DIGEST_LENGTH]:
+                    raise ShardError(f"{path}: is damaged, first in {_place(path, num_blocks)}; ingest again")
+                num_blocks += 1
+    except ShardError as error:
+        if num_blocks and error.__cause__ is not None:
+            raise ShardError(f"{error}, in {_place(path, num_blocks)}") from error
+        raise
     if len(digests) > num_blocks * _DIGEST_LENGTH:
         raise ShardError(f"{path}: is cut off after byte {num_blocks * layout.BLOCK_BYTES:,}; ingest again")
 
 
 def _place(path: Path, block: int) -> str:
     start = block * layout.BLOCK_BYTES
-    return f"bytes {start:,} to {min(start + layout.BLOCK_BYTES, path.stat().st_size):,}"
+    return f"bytes {start:,} to {min(start + layout.BLOCK_BYTES, _size(path)):,}"
+
+
+def _size(path: Path) -> int:
+    with reading(path):
+        return path.stat().st_size

@@ -77,6 +77,17 @@ class WorkFolder:
         """The folder for tables of clusters that outgrow the memory."""
         return self.path / "clusters"
 
+    @property
+    def has_state(self) -> bool:
+        """Whether there is work to go on with; where the system does not say, there may be."""
+        try:
+            self.state.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        return True
+
     def begin(self) -> None:
         """Make the folders in it."""
         for folder in (self.corpus, self.open_shards, self.digests, self.clusters, self.replacements):
@@ -116,18 +127,26 @@ def work_folder(output: Path) -> Iterator[WorkFolder]:
         OutputError: if the output exists, somebody else holds the folder, or it cannot be written.
     """
     folder = work_folder_of(output)
+    try:
+        with _becoming(folder, output):
+            yield folder
+    except OSError as error:
+        # of a file of the work, of one that is read, or of one that the system does not name
+        subject = f"{error.filename}: cannot be used" if error.filename else f"{output}: cannot be written"
+        raise OutputError(f"{subject} ({error.strerror or error}){_kept(folder)}") from error
+
+
+@contextmanager
+def _becoming(folder: WorkFolder, output: Path) -> Iterator[None]:
     place = outputs.resolved(output)
     _remove_leftover(folder, place, output)
     outputs.refuse_full(output)
     with outputs.parents_made(place), _locked(folder, output):
         try:
-            yield folder
+            yield
             # somebody else may have filled it meanwhile
             outputs.refuse_full(output)
             outputs.put_in_place(folder.corpus, place)
-        except OSError as error:
-            reason = f"{output}: cannot be written ({error.strerror or error})"
-            raise OutputError(reason + _kept(folder)) from error
         except UnusableWorkError:
             raise
         except OutputError as error:
@@ -138,14 +157,16 @@ def work_folder(output: Path) -> Iterator[WorkFolder]:
                 _remove(folder)
             raise
         finally:
-            if not folder.state.exists():
+            if not folder.has_state:
                 _remove(folder)
         _remove(folder)
 
 
 def _remove(folder: WorkFolder) -> None:
-    folder.state.unlink(missing_ok=True)
-    shutil.rmtree(folder.path, ignore_errors=True)
+    # what cannot be removed does no harm: without its state it is no work to go on with
+    with suppress(OSError):
+        folder.state.unlink(missing_ok=True)
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _remove_leftover(folder: WorkFolder, place: Path, output: Path) -> None:
@@ -158,7 +179,7 @@ def _remove_leftover(folder: WorkFolder, place: Path, output: Path) -> None:
 
 def _kept(folder: WorkFolder) -> str:
     """Return what a message says of work that may be gone on with."""
-    if not folder.state.exists():
+    if not folder.has_state:
         return ""
     return f"; what is done is kept in {folder.path}, go on with it by --resume"
 

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -316,7 +315,7 @@ def _is_regular(file: IO[bytes]) -> bool:
 
 def _open(path: Path | str) -> Any:
     if str(path) == STDIN:
-        return nullcontext(standard_input(sys.stdin.buffer))
+        return nullcontext(standard_input())
     return Path(path).open("rb")
 
 

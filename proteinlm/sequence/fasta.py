@@ -121,10 +121,13 @@ def read_one(
 
 
 def total_bytes(paths: list[Path | str]) -> int | None:
-    """Return the size on disk of all ``paths``, or None where one is no regular file."""
+    """Return the size on disk of all ``paths``, or None where one is no regular file or cannot be looked at."""
     if any(str(path) == STDIN or not os.path.isfile(path) for path in paths):
         return None
-    return sum(Path(path).stat().st_size for path in paths)
+    try:
+        return sum(Path(path).stat().st_size for path in paths)
+    except OSError:  # who opens it says what is wrong
+        return None
 
 
 def accession(identifier: str) -> str:

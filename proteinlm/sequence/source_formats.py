@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from proteinlm.sequence.compression import STDIN, inflated_opening, read_decompressed
+from proteinlm.errors import FastaError
+from proteinlm.sequence.compression import STDIN, can_be_read_again, inflated_opening, read_decompressed, source_name
 from proteinlm.sequence.standard_input import standard_input
 
 SourceFormat = Literal["fasta", "uniprot_flat", "uniprot_xml", "table"]
@@ -44,8 +43,7 @@ def format_of(path: Path | str, *, sequence_column: str | None = None) -> Source
     """
     if str(path) == STDIN:
         return format_of_opening(_opening_of_stdin(), sequence_column=sequence_column)
-    # a Path raises where it may not look, and who opens the file is to say so
-    if os.path.exists(path) and not os.path.isfile(path):
+    if not can_be_read_again(path):
         return "fasta"
     opening = bytearray()
     for piece in read_decompressed(path):
@@ -85,4 +83,8 @@ def _is_table(text: bytes, sequence_columns: Collection[str]) -> bool:
 
 
 def _opening_of_stdin() -> bytes:
-    return inflated_opening(standard_input(sys.stdin.buffer).peek(_ENOUGH), _ENOUGH)
+    try:
+        opening = standard_input().peek(_ENOUGH)
+    except OSError as error:
+        raise FastaError(f"{source_name(STDIN)}: cannot be read ({error.strerror or error})") from error
+    return inflated_opening(opening, _ENOUGH)

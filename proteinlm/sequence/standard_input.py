@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import select
+import sys
 from typing import IO, Any
+
+from proteinlm.errors import FastaError
 
 
 class StandardInput:
@@ -37,7 +40,17 @@ class StandardInput:
         return piece
 
 
+def standard_input() -> StandardInput:
+    """Return the one ``StandardInput`` of this process.
+
+    Raises:
+        FastaError: if whoever began this process has closed it.
+    """
+    if sys.stdin is None or sys.stdin.closed:
+        raise FastaError("standard input: is closed; pipe sequences into it, or name a file")
+    return _of_buffer(sys.stdin.buffer)
+
+
 @functools.lru_cache(maxsize=1)
-def standard_input(buffer: IO[bytes]) -> StandardInput:
-    """Return the one ``StandardInput`` of ``sys.stdin.buffer``."""
+def _of_buffer(buffer: IO[bytes]) -> StandardInput:
     return StandardInput(buffer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -66,6 +67,8 @@ def read_table(
             if number >= skip:
                 yield Row(first_line + number, identifier or "", residues or "")
     except arrow_errors as error:
+        if isinstance(error, OSError) and error.errno:
+            raise FastaError(f"{source}: cannot be read ({os.strerror(error.errno)})") from error
         raise FastaError(f"{source}: the table is damaged or cut off ({str(error).splitlines()[0]})") from error
 
 

@@ -58,6 +58,13 @@ def test_verify_of_what_is_no_corpus_is_an_error(run, tmp_path):
     assert "is no corpus" in err
 
 
+def test_verify_of_a_file_says_how_to_make_a_corpus_of_it_beside_it(run, tmp_path):
+    (tmp_path / "few.fasta").write_bytes(b">a\nMKV\n")
+    code, _, err = run("verify", tmp_path / "few.fasta")
+    advice = f"build a corpus of it with 'proteinlm ingest {tmp_path}/few.fasta -o corpus/'"
+    assert (code, err) == (1, f"proteinlm: {tmp_path}/few.fasta: is a file and no corpus; {advice}\n")
+
+
 def test_export_writes_a_split_to_a_file(run, tiny_corpus, tmp_path):
     code, out, err = run("export", tiny_corpus, "--split", "validation_iid", "-o", tmp_path / "out.fasta.gz")
     num_sequences = open_corpus(tiny_corpus).splits["validation_iid"].num_sequences

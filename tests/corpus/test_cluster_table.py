@@ -6,6 +6,7 @@ import codecs
 import lzma
 import tracemalloc
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -237,8 +238,10 @@ def test_a_fault_far_down_is_named_by_its_line(random_clusters):
 def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(FastaError, match=r"nowhere\.tsv: no such file"):
         _table(tmp_path / "nowhere.tsv")
-    with pytest.raises(ManifestError, match="is no regular file"):
+    with pytest.raises(FastaError, match=r"cannot be read \(Is a directory\)"):
         _table(tmp_path)
+    with pytest.raises(ManifestError, match="is no regular file"):
+        _table(Path("/dev/null"))
     path = tmp_path / "endless.tsv"
     path.write_bytes(b"A" * (3 << 20))
     with pytest.raises(ManifestError, match=r"endless\.tsv:1: has over 1,048,576 bytes in one line"):

@@ -190,7 +190,9 @@ def test_unknown_split_names_the_known_ones(corpus):
 def test_missing_corpus_says_how_to_build_one(tmp_path):
     with pytest.raises(ShardError, match=r"nowhere: is no corpus \(no such folder\); build one with 'proteinlm ingest"):
         open_corpus(tmp_path / "nowhere")
-    with pytest.raises(ShardError, match=r"holds no readable corpus\.json"):
+    with pytest.raises(
+        ShardError, match=r"holds no corpus\.json\); build one with 'proteinlm ingest FILES -o corpus/'"
+    ):
         open_corpus(tmp_path)
 
 
