@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -138,6 +139,23 @@ def test_download_says_what_came_and_how_to_ingest_it(run, manifest, publisher, 
     code, out, err = run("download", manifest(), "-o", tmp_path / "out", "--json")
     assert "was there already" in err
     assert json.loads(out)["files"][0]["num_bytes"] == len(publisher[1])
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o077])
+def test_all_that_is_written_has_the_permissions_that_were_asked_for(run, manifest, tmp_path, mask):
+    (tmp_path / "source.fasta").write_bytes(b"".join(b">P%d\nMKTAYIAKQRQ%s\n" % (n, b"K" * n) for n in range(40)))
+    output = tmp_path / "out"
+    before = os.umask(mask)
+    try:
+        assert run("ingest", tmp_path / "source.fasta", "-o", output / "corpus", "--drop-duplicates")[0] == 0
+        assert run("export", output / "corpus", "-o", output / "all.fasta.xz")[0] == 0
+        assert run("download", manifest(), "-o", output / "release")[0] == 0
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in [output, *output.rglob("*")]}
+    assert found.keys() > {"corpus.json", "train-00000.h5", "screening.tsv", "all.fasta.xz", "tiny.fasta", "tiny.toml"}
+    folders = {"out", "corpus", "release"}
+    assert found == {name: (0o777 if name in folders else 0o666) & ~mask for name in found}
 
 
 def test_download_of_what_is_not_there_is_an_error_with_its_address(run, manifest, publisher, tmp_path):
