@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,6 +191,8 @@ def _expanded(files: tuple[str, ...]) -> Iterator[Path]:
     from proteinlm.sequence.compression import STDIN
 
     for name in files:
+        if os.path.isdir(name):
+            raise FastaError(f"{name}: is a folder; {_files_of_folder(name)}")
         if not glob.has_magic(name) or os.path.exists(name):
             # a Path drops the ./ that tells a file from standard input
             yield Path(name if name == STDIN or Path(name) != Path(STDIN) else os.path.abspath(name))
@@ -197,6 +200,19 @@ def _expanded(files: tuple[str, ...]) -> Iterator[Path]:
             yield from map(Path, found)
         else:
             raise FastaError(f"{name}: no file has a name like this")
+
+
+def _files_of_folder(folder: str) -> str:
+    """Say how to name the files of a folder, by the ending that most have."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")]
+    except OSError as error:
+        return f"its files cannot be listed ({error.strerror})"
+    endings = Counter("".join(Path(name).suffixes[-2:]) for name in names)
+    if not endings:
+        return "there is no file in it to name"
+    ending, count = endings.most_common(1)[0]
+    return f"name files in it, such as '{os.path.join(folder, f'*{ending}')}' for {count:,} of its {len(names):,} files"
 
 
 def _time_line(report: IngestionReport, elapsed: float) -> str:

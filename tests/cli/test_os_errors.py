@@ -88,3 +88,23 @@ def test_standard_output_on_a_full_disk_is_told_once(tiny_corpus, project_root, 
         )
     assert done.returncode == 1
     assert done.stderr == b"proteinlm: standard output: No space left on device\n"
+
+
+def test_a_folder_among_the_files_is_named_with_a_pattern_for_what_is_in_it(failed, tmp_path):
+    folder = tmp_path / "uniref"
+    folder.mkdir()
+    line = failed("ingest", folder, "-o", tmp_path / "corpus")
+    assert line == f"{folder}: is a folder; there is no file in it to name"
+    for name in ("a.fasta.gz", "b.fasta.gz", "README", ".c.txt", ".d.txt", ".e.txt"):
+        (folder / name).write_bytes(b"")
+    line = failed("ingest", folder, "-o", tmp_path / "corpus")
+    assert line == f"{folder}: is a folder; name files in it, such as '{folder}/*.fasta.gz' for 2 of its 3 files"
+
+
+def test_a_folder_that_may_not_be_listed_is_told_by_that(failed, monkeypatch, tmp_path):
+    def refused(_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refused)
+    line = failed("ingest", tmp_path, "-o", tmp_path / "corpus")
+    assert line == f"{tmp_path}: is a folder; its files cannot be listed (Permission denied)"
