@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def command(
     file of sequences, --set is for a recipe.
     """
     options = CorpusOptions(window_length or DEFAULT_WINDOW_LENGTH, duplicates, picture)
-    kind, (table, lines) = _describe(path, options, assignments)
+    kind, (table, lines) = _described(path, options, assignments)
     for name, value in (("verify", verify), ("window-length", window_length), ("duplicates", duplicates)):
         if value and kind != "corpus":
             raise click.UsageError(f"--{name} is for a corpus, and {path} is a {kind}")
@@ -75,10 +76,20 @@ def _verify(path: Path) -> None:
     note(f"every shard has the digest that {path} says")
 
 
-def _describe(path: Path, options: CorpusOptions, assignments: Sequence[str]) -> tuple[str, Description]:
+def _described(path: Path, options: CorpusOptions, assignments: Sequence[str]) -> tuple[str, Description]:
+    """Return the kind and description of a path; what the system refuses is an error that names the file."""
     from proteinlm.errors import ConfigError
 
-    if path.is_dir():
+    try:
+        return _describe(path, options, assignments)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{error.filename or path}: no such file or folder") from error
+    except OSError as error:
+        raise ConfigError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+
+
+def _describe(path: Path, options: CorpusOptions, assignments: Sequence[str]) -> tuple[str, Description]:
+    if str(path) != "-" and stat.S_ISDIR(path.stat().st_mode):
         return _describe_folder(path, options)
     if path.suffix == ".toml":
         from proteinlm import config
@@ -88,8 +99,6 @@ def _describe(path: Path, options: CorpusOptions, assignments: Sequence[str]) ->
         if "families" in table:
             return "list of families", _families(path)
         return ("manifest", _manifest(path)) if is_manifest(table) else ("recipe", _recipe(path, assignments))
-    if str(path) != "-" and not path.exists():
-        raise ConfigError(f"{path}: no such file or folder")
     return "FASTA", describe_file(path, options)
 
 
@@ -98,17 +107,26 @@ def _describe_folder(path: Path, options: CorpusOptions) -> tuple[str, Descripti
     from proteinlm.errors import ConfigError
 
     # a corpus is told without loading torch
-    if (path / INDEX_FILE).exists():
+    if _holds(path, INDEX_FILE):
         return "corpus", describe_corpus(path, options)
     from proteinlm.model.checkpoint import CHECKPOINT_FOLDER, WEIGHTS_FILE
     from proteinlm.recipe import RUN_FILE
     from proteinlm.training.journal import METRICS_FILE
 
-    if (path / METRICS_FILE).exists() or (path / RUN_FILE).exists():
+    if _holds(path, METRICS_FILE) or _holds(path, RUN_FILE):
         return "run", _run(path)
-    if (path / WEIGHTS_FILE).exists() or (path / CHECKPOINT_FOLDER).is_dir():
+    if _holds(path, WEIGHTS_FILE) or _holds(path, CHECKPOINT_FOLDER):
         return "checkpoint", _checkpoint(path)
     raise ConfigError(f"{path}: is no corpus ({INDEX_FILE}), checkpoint ({WEIGHTS_FILE}) or run ({METRICS_FILE})")
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Return whether a folder has an entry of a name; a Path's own answer is no where it may not look."""
+    try:
+        (folder / name).stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _manifest(path: Path) -> Description:
@@ -175,17 +193,20 @@ def _num_parameters(recipe: Mapping[str, Any]) -> int:
 
 
 def _checkpoint(path: Path) -> Description:
-    from proteinlm.model.checkpoint import load_checkpoint
+    from proteinlm.model.checkpoint import listed_not_finite, load_checkpoint, not_finite
 
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, refuse_not_finite=False)
     num_parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+    found = not_finite(checkpoint.model.state_dict())
     table = {
         "step": checkpoint.step,
         "num_parameters": num_parameters,
+        "not_finite": found,
         "metadata": checkpoint.metadata,
         "recipe": checkpoint.recipe,
     }
     lines = [f"{num_parameters:,} parameters after {checkpoint.step:,} steps"]
+    lines += [f"no model to run: {listed_not_finite(found)}"] if found else []
     return table, lines + _settings(checkpoint.metadata) + _settings(checkpoint.recipe)
 
 
@@ -194,11 +215,10 @@ def _run(path: Path) -> Description:
     from proteinlm.training.journal import METRICS_FILE, read_metrics
 
     newest: dict[str, dict[str, Any]] = {}
-    metrics = path / METRICS_FILE
-    for entry in read_metrics(metrics) if metrics.exists() else []:
+    for entry in read_metrics(path / METRICS_FILE) if _holds(path, METRICS_FILE) else []:
         newest[" ".join(str(entry[key]) for key in ("kind", "split") if key in entry)] = entry
     lines = [f"{name}: {_figures(entry)}" for name, entry in newest.items()]
-    is_saved = (path / CHECKPOINT_FOLDER).is_dir()
+    is_saved = _holds(path, CHECKPOINT_FOLDER)
     table, more = _checkpoint(path) if is_saved else ({}, ["no checkpoint yet"])
     return {"metrics": newest, **table}, lines + more
 

@@ -13,13 +13,14 @@ import torch
 from proteinlm.attention import MECHANISMS, AttentionConfig
 from proteinlm.config import assign, override, parse, to_table
 from proteinlm.errors import CheckpointError, ConfigError, UnavailableError
-from proteinlm.model.checkpoint import Checkpoint, load_checkpoint
+from proteinlm.model.checkpoint import Checkpoint, listed_not_finite, load_checkpoint, not_finite
 from proteinlm.model.masked_lm import MaskedLM
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence.alphabet import alphabet_digest
 
 if TYPE_CHECKING:
-    from proteinlm.inference.embeddings import EmbeddingConfig, SequenceEmbedding, SequenceLike
+    from proteinlm.inference.embeddings import EmbeddingConfig, SequenceEmbedding
+    from proteinlm.inference.given_sequences import SequenceLike
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -89,14 +90,16 @@ class PretrainedModel:
     ) -> Iterator[SequenceEmbedding]:
         """Yield the embedding of each sequence, in the order given.
 
+        Warns of sequences that look like nucleotides.
+
         Args:
-            sequences: residues, (identifier, residues) pairs, or records of ``read_fasta``.
+            sequences: each a str of residues, a tuple (identifier, residues), or a record of ``read_fasta``.
             config: what to embed; the mean over residues of the last layer if None.
             progress: is told the residues done.
 
         Raises:
             ConfigError: if a layer does not exist or the model cannot give what is asked.
-            FastaError: if a sequence has no residues.
+            FastaError: if something given is no sequence, holds what the command line refuses, or has no residues.
             UnavailableError: if a sequence needs more memory than there is.
 
         >>> model = proteinlm.load("runs/first")
@@ -120,8 +123,9 @@ def load(
         dtype: of the weights, such as "float16"; as they were saved if None.
 
     Raises:
-        CheckpointError: if there is no checkpoint, or its parts are damaged or do not fit together.
-        ConfigError: if ``device`` or ``dtype`` is no such thing.
+        CheckpointError: if there is no checkpoint, its parts are damaged or do not fit together, or a weight is
+            not finite.
+        ConfigError: if ``device`` or ``dtype`` is no such thing, or a weight is beyond what ``dtype`` holds.
         UnavailableError: if the device is not on this machine.
 
     >>> import proteinlm
@@ -133,6 +137,9 @@ def load(
     checkpoint = load_checkpoint(Path(path))
     _check_alphabet(checkpoint)
     model = checkpoint.model.to(device=target, dtype=kind).eval()
+    if kind is not None and (found := not_finite(model.state_dict())):
+        name = str(kind).removeprefix("torch.")
+        raise ConfigError(f"{checkpoint.path}: in {name} {listed_not_finite(found)}; expected a wider dtype")
     return PretrainedModel(model, checkpoint.recipe, checkpoint.step, checkpoint.path, checkpoint.metadata)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from proteinlm.attention import FavorConfig
 from proteinlm.errors import CheckpointError
 from proteinlm.model import load_checkpoint, save_checkpoint
+from proteinlm.model.checkpoint import listed_not_finite, not_finite
 from tests.model.conftest import residues
 
 
@@ -68,6 +70,27 @@ def test_weights_of_other_sizes_are_refused_by_name(checkpoint):
     path.write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match=r"weight 'encoder\.blocks\.0\.feed_forward\.inner\.bias' has shape"):
         load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
+def test_every_weight_that_is_not_finite_is_refused_by_name_and_count(model, tmp_path, value):
+    whole = {name: weight.clone() for name, weight in model.state_dict().items()}
+    for name, weight in whole.items():
+        damaged = weight.clone()
+        damaged.view(-1)[-2:] = value
+        path = tmp_path / "damaged"
+        save_checkpoint(path, model, {}, step=1, weights={**whole, name: damaged})
+        count = min(2, weight.numel())
+        said = f"weight '{name}' holds {count} value{'s' * (count > 1)} that {'are' if count > 1 else 'is'} not finite;"
+        with pytest.raises(CheckpointError, match=re.escape(said)):
+            load_checkpoint(path)
+        assert not_finite(load_checkpoint(path, refuse_not_finite=False).model.state_dict()) == {name: count}
+
+
+def test_other_weights_that_are_not_finite_are_counted():
+    assert listed_not_finite({"a": 1, "b": 2000, "c": 1}) == (
+        "weight 'a' holds 1 value that is not finite, and so do 2 other weights"
+    )
 
 
 def test_later_format_is_refused(checkpoint):
