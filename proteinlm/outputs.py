@@ -32,7 +32,9 @@ def file_beside(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
         finally:
-            partial.unlink(missing_ok=True)
+            # what stays here is removed by the next writer, and hides nothing
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 @contextmanager

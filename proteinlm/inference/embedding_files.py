@@ -3,23 +3,26 @@
 HDF5 and .npz hold one kind of one layer a file: either one array a protein under its identifier
 (layout "uniprot"), or all rows in one array beside the places where proteins end (layout "flat",
 which scikit-bio reads). A folder of .pt files holds everything about a protein in one file, as
-esm-extract writes it.
+esm-extract writes it; a single .pt file holds a dict of all these, by identifier.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias, cast
 from urllib.parse import quote
 
 import numpy
 from numpy.typing import NDArray
 
 from proteinlm.errors import ConfigError
+from proteinlm.inference.disk_file import DiskFile, disk_file
 from proteinlm.inference.partial_results import Column, Entry, PartialResults
 from proteinlm.outputs import file_beside, folder_beside
 
@@ -37,12 +40,14 @@ class Output:
     """Where embeddings go and in which form.
 
     Attributes:
-        path: the file or, for "pt", the folder.
+        path: the file or the folder.
+        is_folder: whether each protein has a file of its own, as only "pt" allows.
     """
 
     path: Path
     container: Container
     layout: Layout = "uniprot"
+    is_folder: bool = False
 
     @property
     def partial_path(self) -> Path:
@@ -87,12 +92,17 @@ def output_of(path: str, layout: Layout = "uniprot") -> Output:
     Raises:
         ConfigError: if the name does not say which format.
     """
-    container: Container | None = SUFFIXES.get(Path(path).suffix.lower())
-    if path.endswith("/") or Path(path).is_dir():
-        container = "pt"
-    if container is None or Path(path).name in ("", ".."):
-        raise ConfigError(f"{path}: does not say which format; expected a name in .h5 or .npz, or NAME/ for a folder")
-    return Output(Path(path), container, layout)
+    place = Path(path)
+    # os.path says no where a Path raises, of folders that may not be looked into
+    is_folder = path.endswith("/") or os.path.isdir(path)
+    container: Container | None = "pt" if is_folder else SUFFIXES.get(place.suffix.lower())
+    if container is None or place.name in ("", ".."):
+        name = place.name.strip(".") or "NAME"
+        raise ConfigError(
+            f"{path}: does not say which format; expected {name}.h5, {name}.npz, {name}.pt, or {name}/ for a folder of "
+            ".pt files"
+        )
+    return Output(place, container, layout, is_folder)
 
 
 def write_files(output: Output, results: PartialResults, attributes: Attributes) -> list[WrittenFile]:
@@ -102,7 +112,7 @@ def write_files(output: Output, results: PartialResults, attributes: Attributes)
         OutputError: if a file cannot be written.
     """
     if output.container == "pt":
-        return [_write_pt_folder(output.path, results)]
+        return [_write_pt_folder(output.path, results) if output.is_folder else _write_pt_file(output.path, results)]
     write = _WRITERS[output.container, output.layout]
     written = []
     for column in results.columns:
@@ -163,28 +173,37 @@ def _named_arrays(results: PartialResults, column: Column) -> Iterator[tuple[Ent
 
 
 def _write_uniprot_h5(path: Path, results: PartialResults, column: Column, attributes: Attributes) -> None:
-    import h5py
-
-    with h5py.File(path, "w", track_order=True) as file:
+    with _new_hdf5(path) as (file, disk):
         file.attrs.update(attributes)
         for entry, name, array in _named_arrays(results, column):
             dataset = file.create_dataset(name, data=array)
             if name != entry.identifier:
                 dataset.attrs["identifier"] = entry.identifier
+            disk.check()
 
 
 def _write_flat_h5(path: Path, results: PartialResults, column: Column, attributes: Attributes) -> None:
     import h5py
 
-    with h5py.File(path, "w", track_order=True) as file:
+    with _new_hdf5(path) as (file, disk):
         about = {"format": "embedding", "format-version": "1.0", "dtype": results.dtype.name, "dim": results.width}
         file.attrs.update({**attributes, **about})
         for name, array in _flat_arrays(results, column).items():
             file.create_dataset(name, data=array)
+            disk.check()
         identifiers = [entry.identifier for entry in results.embedded()]
         file.create_dataset("identifiers", data=identifiers, dtype=h5py.string_dtype())
         # scikit-bio's documentation says "embeddings", its program reads "embedding": the same data under both
         file["embeddings"] = file["embedding"]
+
+
+@contextmanager
+def _new_hdf5(path: Path) -> Iterator[tuple[Any, DiskFile]]:
+    """Yield a new HDF5 file that keeps its order, and the bytes below it, which know of failed writes."""
+    import h5py
+
+    with disk_file(path) as disk, h5py.File(disk, "w", track_order=True) as file:
+        yield file, disk
 
 
 def _flat_arrays(results: PartialResults, column: Column) -> dict[str, NDArray[Any]]:
@@ -217,26 +236,47 @@ def _write_npz(path: Path, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
 
 
 def _write_pt_folder(path: Path, results: PartialResults) -> WrittenFile:
+    entries = (entry.identifier for entry in results.embedded())
+    with folder_beside(path) as folder:
+        for name, content in zip(unique_names(entries, file_name), _pt_contents(results), strict=True):
+            _save(content, folder / f"{name}.pt")
+    return _written_pt(path, results)
+
+
+def _write_pt_file(path: Path, results: PartialResults) -> WrittenFile:
+    names = unique_names((entry.identifier for entry in results.embedded()), str)
+    with file_beside(path) as partial:
+        _save(dict(zip(names, _pt_contents(results), strict=True)), partial)
+    return _written_pt(path, results)
+
+
+def _pt_contents(results: PartialResults) -> Iterator[dict[str, Any]]:
+    """Yield what esm-extract writes of each embedded protein; arrays stay on disk until they are read."""
     import torch
 
     arrays = {column: results.array(column) for column in results.columns}
     start = dict.fromkeys(results.columns, 0)
-    names = unique_names((entry.identifier for entry in results.embedded()), file_name)
-    num_files = 0
-    with folder_beside(path) as folder:
-        for entry, name in zip(results.embedded(), names, strict=True):
-            content: dict[str, Any] = {"label": entry.identifier}
-            for column in results.columns:
-                end = start[column] + column.num_rows(entry.length)
-                rows = torch.from_numpy(numpy.array(arrays[column][start[column] : end]))
-                kept = content.setdefault(_PT_KEYS[column.kind], {})
-                kept[column.layer] = rows if column.kind == "per_tok" else rows[0].clone()
-                start[column] = end
-            torch.save(content, folder / f"{name}.pt")
-            num_files += 1
+    for entry in results.embedded():
+        content: dict[str, Any] = {"label": entry.identifier}
+        for column in results.columns:
+            end = start[column] + column.num_rows(entry.length)
+            rows = torch.from_numpy(arrays[column][start[column] : end])
+            content.setdefault(_PT_KEYS[column.kind], {})[column.layer] = rows if column.kind == "per_tok" else rows[0]
+            start[column] = end
+        yield content
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    import torch
+
+    with disk_file(path) as file:
+        torch.save(content, cast(IO[bytes], file))
+
+
+def _written_pt(path: Path, results: PartialResults) -> WrittenFile:
     kinds = tuple(dict.fromkeys(column.kind for column in results.columns))
     layers = tuple(dict.fromkeys(column.layer for column in results.columns))
-    return WrittenFile(path, kinds, layers, num_files)
+    return WrittenFile(path, kinds, layers, sum(1 for _ in results.embedded()))
 
 
 _PT_KEYS = {"per_tok": "representations", "mean": "mean_representations", "bos": "bos_representations"}

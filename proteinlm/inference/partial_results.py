@@ -8,9 +8,10 @@ holds whole batches, and the results made from it are those of an uninterrupted 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,10 +96,12 @@ class PartialResults:
         self.columns = tuple(columns)
         self.dtype = numpy.dtype(dtype)
         self.width = width
-        self._made = [folder for folder in path.parents if not folder.exists()]
+        # os.path says no where a Path raises, of folders that may not be looked into
+        self._made = [folder for folder in path.parents if not os.path.exists(folder)]
         self._open_files: dict[str, BinaryIO] = {}
-        self.num_batches = self._recover(settings) if self._exists(resume) else self._begin(settings)
-        self._journal = (path / JOURNAL_FILE).open("ab")
+        with _errors_of(path):
+            self.num_batches = self._recover(settings) if self._exists(resume) else self._begin(settings)
+            self._journal = (path / JOURNAL_FILE).open("ab")
 
     def append(
         self, entries: Sequence[Entry], residues: bytes, arrays: Mapping[Column, Sequence[NDArray[Any]]]
@@ -114,19 +117,17 @@ class PartialResults:
             OutputError: if they cannot be written.
         """
         line = json.dumps([asdict(entry) for entry in entries]).encode() + b"\n"
-        try:
+        with _errors_of(self.path):
             self._write(RESIDUES_FILE, [residues])
             for column in self.columns:
                 self._write(column.file_name, [numpy.ascontiguousarray(array).tobytes() for array in arrays[column]])
             self._journal.write(line)
             self._journal.flush()
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
         self.num_batches += 1
 
     def batches(self) -> Iterator[list[Entry]]:
         """Yield the entries of each committed batch."""
-        with (self.path / JOURNAL_FILE).open("rb") as journal:
+        with _errors_of(self.path, "read"), (self.path / JOURNAL_FILE).open("rb") as journal:
             for line in journal:
                 yield [Entry(**entry) for entry in json.loads(line)]
 
@@ -136,7 +137,7 @@ class PartialResults:
             yield from (entry for entry in batch if entry.failure is None)
 
     def array(self, column: Column) -> NDArray[Any]:
-        """Return all rows of a column as a read-only memory map, (rows, D)."""
+        """Return all rows of a column as a memory map, (rows, D)."""
         return _memory_map(self.path / column.file_name, self.dtype).reshape(-1, self.width)
 
     def residues(self) -> NDArray[numpy.uint8]:
@@ -146,12 +147,15 @@ class PartialResults:
     def close(self) -> None:
         """Close the files; the folder stays."""
         for file in (*self._open_files.values(), self._journal):
-            file.close()
+            # what is committed was flushed; what was not fails once more
+            with suppress(OSError):
+                file.close()
 
     def remove(self) -> None:
         """Close the files and remove the folder, and the folders made for it that hold nothing else."""
         self.close()
-        shutil.rmtree(self.path)
+        with _errors_of(self.path, "removed"):
+            shutil.rmtree(self.path)
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
@@ -163,15 +167,12 @@ class PartialResults:
         return is_there
 
     def _begin(self, settings: Mapping[str, Any]) -> int:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for name in (JOURNAL_FILE, RESIDUES_FILE, *(column.file_name for column in self.columns)):
-                (self.path / name).write_bytes(b"")
-            # last: a folder without settings has nothing worth keeping
-            with file_beside(self.path / SETTINGS_FILE) as partial:
-                partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in (JOURNAL_FILE, RESIDUES_FILE, *(column.file_name for column in self.columns)):
+            (self.path / name).write_bytes(b"")
+        # last: a folder without settings has nothing worth keeping
+        with file_beside(self.path / SETTINGS_FILE) as partial:
+            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         return 0
 
     def _recover(self, settings: Mapping[str, Any]) -> int:
@@ -218,6 +219,15 @@ class PartialResults:
         file.flush()
 
 
+@contextmanager
+def _errors_of(path: Path, deed: str = "written") -> Iterator[None]:
+    """Raise an OutputError that names ``path`` for whatever the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be {deed} ({error.strerror or error})") from error
+
+
 def _whole_lines(journal: Path) -> Iterator[tuple[int, list[Entry]]]:
     """Yield the end of each whole line and its entries, up to the first that is damaged."""
     end = 0
@@ -236,7 +246,8 @@ def _whole_lines(journal: Path) -> Iterator[tuple[int, list[Entry]]]:
 def _memory_map(path: Path, dtype: numpy.dtype[Any]) -> NDArray[Any]:
     if path.stat().st_size == 0:
         return numpy.empty(0, dtype=dtype)
-    return numpy.memmap(path, dtype=dtype, mode="r")
+    # copied on writing: torch warns of what it may not write to
+    return numpy.memmap(path, dtype=dtype, mode="c")
 
 
 def _shorten(path: Path, size: int) -> None:

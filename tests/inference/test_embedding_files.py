@@ -140,7 +140,17 @@ def test_pt_file_holds_no_more_than_its_own_protein(tmp_path: Path):
     assert content["representations"][2].untyped_storage().nbytes() == 1 * WIDTH * 4
 
 
-@pytest.mark.parametrize("path", ["out.h5", "out.npz", "pt/"])
+def test_pt_file_holds_the_dicts_of_all_proteins_by_identifier(tmp_path: Path):
+    assert write(tmp_path, "out.pt", MEAN, PER_TOK) == ["out.pt"]
+    contents = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert list(contents) == ["P2", "P1", "a/b", "P2#2", "."]
+    assert [content["label"] for content in contents.values()] == IDENTIFIERS
+    for place, content in enumerate(contents.values()):
+        numpy.testing.assert_array_equal(content["representations"][2], array_of(place, PER_TOK))
+        numpy.testing.assert_array_equal(content["mean_representations"][2], array_of(place, MEAN))
+
+
+@pytest.mark.parametrize("path", ["out.h5", "out.npz", "out.pt", "pt/"])
 @pytest.mark.parametrize("layout", ["uniprot", "flat"])
 def test_same_results_make_the_same_bytes(tmp_path: Path, path: str, layout: str):
     for folder in ("one", "two"):
@@ -172,8 +182,24 @@ def test_output_whose_name_says_no_format_is_refused(path: str):
         output_of(path)
 
 
-def test_existing_folder_is_a_folder_of_pt_files(tmp_path: Path):
-    assert output_of(str(tmp_path)).container == "pt"
+@pytest.mark.parametrize("path", ["e", "e.txt", "results/e.csv"])
+def test_refusal_of_a_name_shows_the_names_that_are_taken(path: str):
+    name = Path(path).name
+    with pytest.raises(ConfigError, match=rf"expected {name}\.h5, {name}\.npz, {name}\.pt, or {name}/ for a folder"):
+        output_of(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_folder"), [("e.pt", False), ("e/", True), ("e.pt/", True), ("there", True), ("there.h5", True)]
+)
+def test_pt_is_a_file_or_a_folder_as_the_name_or_what_is_there_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, is_folder: bool
+):
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("there.h5").mkdir()
+    output = output_of(path)
+    assert (output.container, output.is_folder) == ("pt", is_folder)
 
 
 def test_file_in_the_way_of_a_folder_is_an_output_error(tmp_path: Path):
