@@ -301,6 +301,7 @@ def _warnings(report: IngestionReport, *, is_ood_share_typed: bool) -> list[str]
     """Return what the person who ingests should look at before training."""
     from proteinlm.corpus.layout import SCREENING_FILE
     from proteinlm.sequence.screening import NUCLEOTIDES
+    from proteinlm.sequence.wording import nucleotide_warning
 
     index = report.index
     warnings = [
@@ -309,8 +310,7 @@ def _warnings(report: IngestionReport, *, is_ood_share_typed: bool) -> list[str]
         if not split.num_sequences
     ]
     if count := index.screening.noted.get(NUCLEOTIDES):
-        subject = "1 sequence looks" if count == 1 else f"{count:,} sequences look"
-        warnings.append(f"{subject} like nucleotides, not like a protein; {report.path / SCREENING_FILE} names each")
+        warnings.append(f"{nucleotide_warning(count)}; {report.path / SCREENING_FILE} names each")
     if is_ood_share_typed and index.clusters is None:
         warnings.append("--ood-share has no effect without --clusters")
     if index.clusters is not None and (count := index.clusters.num_unclustered):

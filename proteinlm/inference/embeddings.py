@@ -6,6 +6,7 @@ of segments without padding. Nothing is truncated unless asked for.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,15 +19,16 @@ from torch import Tensor
 
 from proteinlm.batches.token_budget import in_token_batches
 from proteinlm.errors import ConfigError, FastaError, OutputError, ProteinLMError, UnavailableError
+from proteinlm.inference.given_sequences import SequenceLike, given_sequences, refuse_other_than_sequences
 from proteinlm.model import MaskedLM
 from proteinlm.ops.visibility import Visibility
 from proteinlm.progress import SILENT, Progress
 from proteinlm.sequence import alphabet
-from proteinlm.sequence.fasta import FastaRecord
+from proteinlm.sequence.screening import looks_like_nucleotides
+from proteinlm.sequence.wording import nucleotide_warning
 
 Kind: TypeAlias = Literal["mean", "per_tok", "bos"]
 FloatType: TypeAlias = Literal["float16", "float32", "float64"]
-SequenceLike: TypeAlias = str | tuple[str, str] | FastaRecord
 LayerArrays: TypeAlias = dict[int, NDArray[numpy.floating]]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -145,16 +147,19 @@ def embed_records(
 ) -> Iterator[SequenceEmbedding]:
     """Yield the embedding of each sequence, in the order given.
 
-    Memory grows with ``toks_per_batch`` and the longest protein, not with the number of sequences.
+    Memory grows with ``toks_per_batch`` and the longest protein, not with the number of sequences. Warns of
+    sequences that look like nucleotides.
 
     Raises:
         ConfigError: if a layer does not exist or the model cannot give what is asked.
-        FastaError: if a sequence has no residues.
+        FastaError: if a sequence is none, or has no residues.
         OutputError: if an embedding is not finite in ``config.dtype``.
         UnavailableError: if a sequence needs more memory than there is.
     """
     embedder = Embedder(pretrained, config)
-    return _first_failure_raises(embedder, encode_sequences(sequences, config), progress)
+    refuse_other_than_sequences(sequences)
+    encoded = _warning_of_nucleotides(encode_sequences(sequences, config))
+    return _first_failure_raises(embedder, encoded, progress)
 
 
 def _first_failure_raises(
@@ -175,32 +180,35 @@ def _first_failure_raises(
 def encode_sequences(sequences: Iterable[SequenceLike], config: EmbeddingConfig) -> Iterator[EncodedSequence]:
     """Yield each sequence as token ids, numbered from 0.
 
-    A sequence given without an identifier is called ``sequence_`` and its number.
+    Raises:
+        FastaError: if one is no sequence, as ``given_sequences`` says.
     """
-    if isinstance(sequences, str):
-        raise TypeError("expected an iterable of sequences, found one string; write [sequence]")
-    for index, sequence in enumerate(sequences):
-        identifier, residues, source = _parts(sequence, index)
-        kept = residues[: config.truncation_seq_length]
+    for index, given in enumerate(given_sequences(sequences)):
+        kept = given.residues[: config.truncation_seq_length]
         encoded = alphabet.encode(kept)
         yield EncodedSequence(
-            identifier=identifier,
+            identifier=given.identifier,
             index=index,
             residues=kept,
             tokens=encoded.tokens,
-            num_cut=len(residues) - len(kept),
+            num_cut=len(given.residues) - len(kept),
             substitutions=dict(encoded.substitutions),
-            source=source,
+            source=given.source,
         )
 
 
-def _parts(sequence: SequenceLike, index: int) -> tuple[str, bytes, str]:
-    if isinstance(sequence, FastaRecord):
-        return sequence.identifier, sequence.residues, f"{sequence.source}:{sequence.line}"
-    identifier, text = (f"sequence_{index}", sequence) if isinstance(sequence, str) else sequence
-    residues = "".join(text.split()).encode("ascii", errors="replace")
-    # as from a FASTA file: gaps are no residues, and a stop at the end is none either
-    return identifier, residues.translate(None, b"-.~").rstrip(b"*"), f"sequence {index}"
+def _warning_of_nucleotides(sequences: Iterable[EncodedSequence]) -> Iterator[EncodedSequence]:
+    """Yield the sequences, and warn of the first that looks like nucleotides and of how many did."""
+    count = 0
+    for sequence in sequences:
+        if looks_like_nucleotides(sequence.residues):
+            count += 1
+            if count == 1:
+                place = f"{sequence.source} ('{sequence.identifier}')"
+                warnings.warn(f"{place}: {nucleotide_warning(1)}", stacklevel=2)
+        yield sequence
+    if count > 1:
+        warnings.warn(nucleotide_warning(count), stacklevel=2)
 
 
 class Embedder:
@@ -268,18 +276,21 @@ class Embedder:
             cu_seqlens=row.cu_seqlens.to(device),
             observer=reader,
         )
-        return [self._outcome(sequence, reader.found[place]) for place, sequence in enumerate(batch)]
+        return [self._outcome(sequence, reader, place) for place, sequence in enumerate(batch)]
 
-    def _outcome(self, sequence: EncodedSequence, found: dict[Kind, LayerArrays]) -> Outcome:
-        length = len(sequence.tokens)
+    def _outcome(self, sequence: EncodedSequence, reader: _LayerReader, place: int) -> Outcome:
+        length, found = len(sequence.tokens), reader.found[place]
         for kind, arrays in found.items():
             for layer, array in arrays.items():
                 if not numpy.isfinite(array).all():
-                    error = OutputError(
-                        f"{sequence.source}: {kind} of layer {layer} of '{sequence.identifier}' is not finite "
-                        f"in {self.config.dtype}; use a wider dtype"
-                    )
-                    return FailedSequence(sequence.identifier, sequence.index, length, error)
+                    name = f"{sequence.source}: {kind} of layer {layer} of '{sequence.identifier}' is not finite"
+                    reason = f" in {self.config.dtype}; use a wider dtype"
+                    if not reader.is_finite(place, layer, kind):
+                        reason = (
+                            f", although every weight is: the model computes values beyond {reader.computed_in}; "
+                            "load it with a wider dtype"
+                        )
+                    return FailedSequence(sequence.identifier, sequence.index, length, OutputError(name + reason))
         return SequenceEmbedding(
             identifier=sequence.identifier,
             index=sequence.index,
@@ -321,11 +332,20 @@ class _LayerReader:
         self._layers = layers
         self._config = config
         self.found: list[dict[Kind, LayerArrays]] = [{kind: {} for kind in config.include} for _ in residue_spans]
+        self.computed_in = ""
+        self._is_finite: dict[int, Tensor] = {}
+
+    def is_finite(self, place: int, layer: int, kind: Kind) -> bool:
+        """Return whether the hidden states that a kind is made of are finite in the dtype they were computed in."""
+        span = self._spans[place]
+        return bool(self._is_finite[layer][span.start - 1 if kind == "bos" else span].all())
 
     def hidden(self, layer: int, hidden_BLD: Tensor) -> None:
         """Keep the asked kinds of a layer that is asked for."""
         if layer not in self._layers:
             return
+        self.computed_in = str(hidden_BLD.dtype).removeprefix("torch.")
+        self._is_finite[layer] = hidden_BLD[0].isfinite().all(-1)
         for kind in self._config.include:
             for found, array in zip(self.found, self._arrays(kind, hidden_BLD[0]), strict=True):
                 # copy: a view would keep the whole batch alive for as long as one protein is

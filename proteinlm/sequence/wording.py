@@ -10,6 +10,12 @@ def listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
 
 
+def nucleotide_warning(count: int) -> str:
+    """Return that so many sequences, one or more, look like nucleotides."""
+    subject = "1 sequence looks" if count == 1 else f"{count:,} sequences look"
+    return f"{subject} like nucleotides, not like a protein"
+
+
 def on_one_line(text: str) -> str:
     r"""Return ``text`` with escapes such as ``\x0b`` for what is not printed, tabs and all line ends among it.
 
