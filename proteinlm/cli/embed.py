@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ Examples:
 )
 @click.argument("sequences", nargs=-1, required=True, metavar="FASTA...")
 @click.option("--checkpoint", required=True, metavar="FOLDER", help="A run folder or a checkpoint folder.")
-@click.option("-o", "--output", required=True, metavar="PATH", help="File in .h5 or .npz, or a folder ending in /.")
+@click.option("-o", "--output", required=True, metavar="PATH", help="File in .h5, .npz or .pt, or a folder/.")
 @click.option(
     "--include",
     cls=SpaceSeparatedOption,
@@ -101,7 +102,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     try:
         report = _run(output, config, options)
     except (ProteinLMError, KeyboardInterrupt, SystemExit):
-        if output.partial_path.is_dir():
+        # a Path raises where it may not look, and what went wrong before is to be told
+        if os.path.isdir(output.partial_path):
             note(f"{output.partial_path}: keeps what is done; go on with --resume, or remove it")
         raise
     _say(report)
@@ -112,18 +114,19 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _run(output: Output, config: EmbeddingConfig, options: dict[str, Any]) -> EmbeddingReport:
-    from proteinlm.inference.embedding_run import RunConfig, embed_to_files, survey
+    from proteinlm.inference.embedding_run import RunConfig, can_be_surveyed, embed_to_files, survey
     from proteinlm.inference.pretrained import load
     from proteinlm.sequence.fasta import read_fasta
 
     if output.container == "pt" and output.layout == "flat":
-        note("--layout has no effect on a folder of .pt files")
+        note("--layout has no effect on .pt files")
     paths = options["sequences"]
     pretrained = load(options["checkpoint"], device=options["device"]).with_attention(options["assignments"])
-    # standard input can be read only once
-    found = None if "-" in paths else survey(paths, on_error=options["on_error"], progress=TerminalProgress())
-    _say_found(found)
-    return embed_to_files(
+    found = None
+    if can_be_surveyed(paths):
+        found = survey(paths, on_error=options["on_error"], progress=TerminalProgress())
+        _say_found(found)
+    report = embed_to_files(
         pretrained,
         read_fasta(paths),
         output,
@@ -132,11 +135,21 @@ def _run(output: Output, config: EmbeddingConfig, options: dict[str, Any]) -> Em
         num_residues=found.num_residues if found else None,
         progress=TerminalProgress(),
     )
+    if found is None:
+        _warn_of_nucleotides(report.num_nucleotides)
+    return report
 
 
-def _say_found(found: InputSurvey | None) -> None:
-    if found is not None:
-        note(f"read {found.num_sequences:,} sequences, {found.num_residues:,} residues{_in_brackets(found.treatments)}")
+def _say_found(found: InputSurvey) -> None:
+    note(f"read {found.num_sequences:,} sequences, {found.num_residues:,} residues{_in_brackets(found.treatments)}")
+    _warn_of_nucleotides(found.num_nucleotides)
+
+
+def _warn_of_nucleotides(count: int) -> None:
+    from proteinlm.sequence.wording import nucleotide_warning
+
+    if count:
+        note(f"warning: {nucleotide_warning(count)}")
 
 
 def _say(report: EmbeddingReport) -> None:

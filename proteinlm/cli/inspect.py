@@ -89,7 +89,9 @@ def _described(path: Path, options: CorpusOptions, assignments: Sequence[str]) -
 
 
 def _describe(path: Path, options: CorpusOptions, assignments: Sequence[str]) -> tuple[str, Description]:
-    if str(path) != "-" and stat.S_ISDIR(path.stat().st_mode):
+    from proteinlm.errors import ConfigError
+
+    if _is_folder(path):
         return _describe_folder(path, options)
     if path.suffix == ".toml":
         from proteinlm import config
@@ -99,7 +101,17 @@ def _describe(path: Path, options: CorpusOptions, assignments: Sequence[str]) ->
         if "families" in table:
             return "list of families", _families(path)
         return ("manifest", _manifest(path)) if is_manifest(table) else ("recipe", _recipe(path, assignments))
+    if str(path) != "-" and not path.exists():
+        raise ConfigError(f"{path}: no such file or folder")
     return "FASTA", describe_file(path, options)
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether a path is a folder; a Path's own answer is no where it may not look."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _describe_folder(path: Path, options: CorpusOptions) -> tuple[str, Description]:
@@ -121,7 +133,7 @@ def _describe_folder(path: Path, options: CorpusOptions) -> tuple[str, Descripti
 
 
 def _holds(folder: Path, name: str) -> bool:
-    """Return whether a folder has an entry of a name; a Path's own answer is no where it may not look."""
+    """Return whether a folder has an entry of a name."""
     try:
         (folder / name).stat()
     except FileNotFoundError:

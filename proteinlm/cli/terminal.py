@@ -28,7 +28,8 @@ class TerminalProgress:
 
     def start(self, task: str, total: int | None, unit: str, done: int = 0) -> None:
         """Begin to show a task, ``done`` units of which were done before."""
-        display = _Bar if sys.stderr.isatty() else _Log
+        # it is None where whoever began this process has closed it
+        display = _Bar if sys.stderr is not None and sys.stderr.isatty() else _Log
         self._display = display(task, total, unit, done)
 
     def advance(self, amount: int, **figures: str) -> None:

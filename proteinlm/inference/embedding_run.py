@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,10 +30,12 @@ from proteinlm.inference.embeddings import (
 )
 from proteinlm.inference.partial_results import Column, Entry, PartialResults
 from proteinlm.inference.pretrained import PretrainedModel
-from proteinlm.model.checkpoint import WEIGHTS_FILE
-from proteinlm.outputs import file_beside
+from proteinlm.model.checkpoint import weights_digest
+from proteinlm.outputs import file_beside, refuse_full
 from proteinlm.progress import SILENT, Progress
+from proteinlm.sequence.compression import can_be_read_again
 from proteinlm.sequence.fasta import FastaRecord, ReadingTally, accession, read_fasta
+from proteinlm.sequence.screening import looks_like_nucleotides
 from proteinlm.sequence.wording import on_one_line
 
 Naming: TypeAlias = Literal["first-word", "accession", "full"]
@@ -57,10 +59,14 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class InputSurvey:
-    """What the input holds; ``treatments`` counts what reading took away, by kind."""
+    """What the input holds; ``treatments`` counts what reading took away, by kind.
+
+    num_nucleotides: sequences that look like nucleotides, not like a protein.
+    """
 
     num_sequences: int
     num_residues: int
+    num_nucleotides: int
     treatments: Mapping[str, int]
 
 
@@ -74,6 +80,7 @@ class EmbeddingReport:
         num_cut: sequences shortened, by ``num_cut_residues`` together.
         num_repeated: sequences whose identifier had occurred before.
         num_beyond_window: proteins longer than the windows the model was trained on.
+        num_nucleotides: sequences that look like nucleotides, not like a protein.
         substitutions: what was replaced, by kind.
         seconds: of this run, from the first batch to the last.
         device: where the model ran.
@@ -88,11 +95,17 @@ class EmbeddingReport:
     num_cut_residues: int
     num_repeated: int
     num_beyond_window: int
+    num_nucleotides: int
     substitutions: dict[str, int]
     seconds: float
     device: str
     files: list[WrittenFile]
     failed_path: Path | None
+
+
+def can_be_surveyed(paths: Sequence[str | Path]) -> bool:
+    """Say whether all files can be read twice; what comes through a pipe is gone once it was read."""
+    return all(can_be_read_again(path) for path in paths)
 
 
 def survey(paths: Sequence[str | Path], *, on_error: OnError = "stop", progress: Progress = SILENT) -> InputSurvey:
@@ -102,6 +115,7 @@ def survey(paths: Sequence[str | Path], *, on_error: OnError = "stop", progress:
         FastaError: if a file cannot be read, or a record has no residues and ``on_error`` is "stop".
     """
     tally = ReadingTally()
+    num_nucleotides = 0
     try:
         for record in read_fasta(paths, tally=tally, progress=progress):
             if not record.residues and on_error == "stop":
@@ -109,11 +123,13 @@ def survey(paths: Sequence[str | Path], *, on_error: OnError = "stop", progress:
                     f"{record.source}:{record.line}: '{record.identifier}' has no residues; "
                     "skip such records with --on-error skip"
                 )
+            num_nucleotides += looks_like_nucleotides(record.residues)
     finally:
         progress.finish()
     return InputSurvey(
         sum(source.num_records for source in tally.sources),
         sum(source.num_residues for source in tally.sources),
+        num_nucleotides,
         dict(tally.treatments),
     )
 
@@ -141,7 +157,8 @@ def embed_to_files(
         OutputError: if results cannot be written, or a partial result belongs to another run.
         ConfigError, FastaError, UnavailableError: as ``embed_records``, if ``run.on_error`` is "stop".
     """
-    _refuse_full_folder(output)
+    if output.is_folder:
+        refuse_full(output.path)
     embedder = Embedder(pretrained, config)
     settings = _settings(pretrained, embedder, run)
     columns = [Column(kind, layer) for layer in embedder.layers for kind in dict.fromkeys(config.include)]
@@ -185,15 +202,21 @@ def _fill_or_remove(
     except FastaError:
         # faulty input leaves no output; what an earlier run has done is not its fault
         if is_new:
-            results.remove()
+            _remove_if_possible(results)
         raise
     except BaseException:
         # whole batches are worth keeping, an empty folder is not
         if not results.num_batches:
-            results.remove()
+            _remove_if_possible(results)
         raise
     finally:
         progress.finish()
+
+
+def _remove_if_possible(results: PartialResults) -> None:
+    # a folder that stays is no reason to hide what went wrong before
+    with suppress(OutputError):
+        results.remove()
 
 
 def _fill(
@@ -274,13 +297,11 @@ def _named(records: Iterable[FastaRecord], naming: Naming) -> Iterator[FastaReco
 def _settings(pretrained: PretrainedModel, embedder: Embedder, run: RunConfig) -> dict[str, Any]:
     """Return all that decides the values and names of the results, apart from the input."""
     config = embedder.config
-    with (pretrained.path / WEIGHTS_FILE).open("rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256").hexdigest()
     return {
         "proteinlm": proteinlm.__version__,
         "torch": torch.__version__,
         "device": pretrained.device.type,
-        "weights_sha256": digest,
+        "weights_sha256": weights_digest(pretrained.path),
         "weights_dtype": str(next(pretrained.model.parameters()).dtype),
         "step": pretrained.step,
         "seed": pretrained.model.seed,
@@ -316,6 +337,7 @@ def _report(
         counts["beyond window"] += window is not None and entry.length + 2 > window
         substitutions.update(entry.substitutions)
         names.add(entry.identifier)
+    counts["nucleotides"] = sum(map(looks_like_nucleotides, _embedded_residues(results)))
     num_failed = _write_failed(output.failed_path, results)
     return EmbeddingReport(
         num_sequences=counts["sequences"],
@@ -327,6 +349,7 @@ def _report(
         num_cut_residues=counts["cut residues"],
         num_repeated=counts["repeated"],
         num_beyond_window=counts["beyond window"],
+        num_nucleotides=counts["nucleotides"],
         substitutions=dict(substitutions),
         seconds=seconds,
         device=str(pretrained.device),
@@ -335,11 +358,23 @@ def _report(
     )
 
 
+def _embedded_residues(results: PartialResults) -> Iterator[bytes]:
+    """Yield the residues of each embedded sequence, those of an earlier run included."""
+    residues, start = results.residues(), 0
+    for entry in results.embedded():
+        end = start + entry.length
+        yield residues[start:end].tobytes()
+        start = end
+
+
 def _write_failed(path: Path, results: PartialResults) -> int:
     """Write the table of failed sequences, or remove an older one when none failed; return how many."""
     failed = [entry for batch in results.batches() for entry in batch if entry.failure is not None]
     if not failed:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be removed ({error.strerror or error})") from error
         return 0
     with file_beside(path) as partial, partial.open("w", encoding="utf-8") as table:
         table.write("index\tidentifier\tresidues\treason\n")
@@ -347,12 +382,6 @@ def _write_failed(path: Path, results: PartialResults) -> int:
             identifier, reason = on_one_line(entry.identifier), on_one_line(entry.failure or "")
             table.write(f"{entry.index}\t{identifier}\t{entry.length}\t{reason}\n")
     return len(failed)
-
-
-def _refuse_full_folder(output: Output) -> None:
-    is_full_folder = output.container == "pt" and output.path.is_dir() and any(output.path.iterdir())
-    if is_full_folder or (output.container == "pt" and output.path.is_file()):
-        raise OutputError(f"{output.path}: already exists and is not empty; name another output or remove it first")
 
 
 def _digest(sequence: EncodedSequence) -> str:

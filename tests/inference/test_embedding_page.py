@@ -38,5 +38,5 @@ def test_every_block_of_the_page_runs(desk: Path, project_root: Path):
             assert end.value.code == 0, line
     assert {path.name for path in desk.iterdir()} == {
         *("runs", "sequences.fasta", "embeddings.h5", "residues.h5", "residues.per_tok.h5", "residues.bos.h5"),
-        *("layers.layer0.h5", "layers.layer2.h5", "flat.h5", "arrays.npz", "pt"),
+        *("layers.layer0.h5", "layers.layer2.h5", "flat.h5", "arrays.npz", "pt", "all.pt"),
     }
