@@ -4,7 +4,7 @@ Some take several values one after the other, as users of esm-extract type them.
 
 ``--include mean per_tok sequences.fasta``: an option takes the words that follow it for as long as
 they are values it knows, so that a file name after them stays an argument. A file that is named
-like a value is reached as ``./mean`` or after ``--``.
+like a value is reached as ``./mean`` or after ``--``. Commas part values as blanks do.
 """
 
 from __future__ import annotations
@@ -50,22 +50,30 @@ class ByteSize(_Parameter):
 
 
 class SpaceSeparatedOption(click.Option):
-    """An option of several values, typed with spaces between them or by repeating the option."""
+    """An option of several values, typed with spaces or commas between them or by repeating the option."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **{"multiple": True, **attributes})
 
     def knows(self, word: str, ctx: click.Context) -> bool:
-        """Return whether ``word`` is a value of this option."""
+        """Return whether ``word`` is a value of this option, or several with commas between them."""
+        parts = _parts(word)
         try:
-            self.type.convert(word, self, ctx)
+            for part in parts:
+                self.type.convert(part, self, ctx)
         except click.BadParameter:
             return False
-        return True
+        return bool(parts)
 
     def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
         """Return each value once, in the order typed."""
-        return tuple(dict.fromkeys(super().type_cast_value(ctx, value)))
+        # a default is made of values, and what is typed of words
+        typed = value if value is None else [part for word in value for part in (_parts(word) or [word])]
+        return tuple(dict.fromkeys(super().type_cast_value(ctx, typed)))
+
+
+def _parts(word: Any) -> list[Any]:
+    return [part for part in word.split(",") if part] if isinstance(word, str) else [word]
 
 
 class SpaceSeparatedCommand(click.Command):

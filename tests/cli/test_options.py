@@ -35,8 +35,11 @@ def read(*words: str) -> dict[str, object]:
         ["--include", "mean", "--include", "per_tok", "a.fasta", "b.fasta"],
         ["--include=mean", "per_tok", "a.fasta", "b.fasta"],
         ["--include", "mean", "per_tok", "mean", "--", "a.fasta", "b.fasta"],
+        ["--include", "mean,per_tok", "a.fasta", "b.fasta"],
+        ["--include=mean,per_tok", "a.fasta", "b.fasta"],
+        ["--include", "mean,", "per_tok", "a.fasta", "b.fasta"],
     ],
-    ids=["first", "middle", "last", "repeated", "equals", "dashes"],
+    ids=["first", "middle", "last", "repeated", "equals", "dashes", "commas", "equals commas", "comma blank"],
 )
 def test_values_and_files_are_told_apart_in_any_position(words: list[str]):
     values = read(*words)
@@ -46,6 +49,22 @@ def test_values_and_files_are_told_apart_in_any_position(words: list[str]):
 def test_negative_numbers_are_values():
     values = read("--repr-layers", "-1", "0", "3", "a.fasta", "-o", "x")
     assert (values["repr_layers"], values["files"], values["output"]) == ((-1, 0, 3), ("a.fasta",), "x")
+
+
+def test_commas_part_numbers():
+    values = read("--repr-layers", "-1,0,3", "a.fasta")
+    assert (values["repr_layers"], values["files"]) == ((-1, 0, 3), ("a.fasta",))
+
+
+def test_an_unknown_value_behind_a_comma_is_wrong_usage_that_names_it():
+    with pytest.raises(click.BadParameter, match="'median' is not one of 'mean'"):
+        read("--include", "mean,median")
+
+
+@pytest.mark.parametrize("word", ["", ","])
+def test_nothing_is_no_value(word: str):
+    with pytest.raises(click.BadParameter, match="is not one of 'mean'"):
+        read("--include", word)
 
 
 def test_underscores_in_the_name_of_the_option_do_not_matter():
