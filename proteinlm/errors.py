@@ -30,7 +30,7 @@ class ShapeError(ProteinLMError):
 
 
 class PrecisionError(ProteinLMError):
-    """Values that a setting asks to be exact and that have grown beyond it."""
+    """Values that have grown beyond what a setting or a dtype holds."""
 
 
 class CheckpointError(ProteinLMError):

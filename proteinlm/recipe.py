@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from proteinlm.batches.loader import BatchLoader
 from proteinlm.batches.masking import MaskingConfig
 from proteinlm.batches.packing import PackingConfig
 from proteinlm.corpus import TRAIN, Corpus, open_corpus
-from proteinlm.errors import CheckpointError, ConfigError, OutputError
+from proteinlm.errors import CheckpointError, ConfigError, OutputError, PrecisionError
 from proteinlm.inference.evaluation import TOKEN_COUNTS, MaskedProteins, evaluate, unigram_score
 from proteinlm.inference.pretrained import load
 from proteinlm.model import MaskedLM, ModelConfig, save_checkpoint
@@ -256,7 +257,12 @@ class CheckpointScores:
 
 
 def evaluate_checkpoint(
-    path: Path, corpus_path: Path, *, attention: Sequence[str] = (), device: str = "cpu"
+    path: Path,
+    corpus_path: Path,
+    *,
+    attention: Sequence[str] = (),
+    device: str = "cpu",
+    progress: Progress = SILENT,
 ) -> CheckpointScores:
     """Score a checkpoint on every validation split, by the validation settings of its own recipe.
 
@@ -265,10 +271,12 @@ def evaluate_checkpoint(
         corpus_path: a corpus made by ``proteinlm ingest``.
         attention: assignments such as ``kind=softmax``, to run the same weights with another mechanism.
         device: to run on.
+        progress: is told the residues done of each split.
 
     Raises:
         CheckpointError: if there is no whole checkpoint, or it does not say what it was trained on.
         ConfigError: if there is no such attention, or none that the weights can have.
+        PrecisionError: if the loss is not finite.
     """
     pretrained = load(path, device).with_attention(attention)
     recipe = config.parse(Recipe, pretrained.recipe, source=str(pretrained.path))
@@ -280,7 +288,12 @@ def evaluate_checkpoint(
     corpus = open_corpus(corpus_path)
     results = []
     for name, masked in validation_splits(corpus, recipe.validation, seed=recipe.seed).items():
-        score, target_counts = evaluate(model, masked, recipe.packing)
+        score, target_counts = evaluate(model, masked, recipe.packing, progress=progress, task=name)
+        if score.num_targets and not math.isfinite(score.loss):
+            raise PrecisionError(
+                f"{pretrained.path}: the loss on {name} is not finite, although every weight is: by {used} the model "
+                "computes values beyond float32"
+            )
         results.append(ValidationResult(name, used, score, unigram_score(counts, target_counts)))
     return CheckpointScores(results, pretrained.metadata.get("corpus") == corpus.digest)
 

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from proteinlm.attention import MECHANISMS
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest
-from proteinlm.errors import CheckpointError, ConfigError
+from proteinlm.errors import CheckpointError, ConfigError, PrecisionError
+from proteinlm.model import load_checkpoint, save_checkpoint
 from proteinlm.recipe import evaluate_checkpoint, load_recipe, train
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
@@ -84,6 +86,15 @@ def test_evaluating_the_checkpoint_repeats_the_last_validation(run, tiny_corpus)
         assert ours.model.num_targets == theirs.model.num_targets
         assert ours.model.loss == pytest.approx(theirs.model.loss, abs=1e-5)
         assert ours.unigram == theirs.unigram
+
+
+def test_a_loss_that_is_not_finite_is_no_score(run, tiny_corpus, tmp_path):
+    loaded = load_checkpoint(run[0])
+    with torch.no_grad():
+        loaded.model.masked_lm_head.dense.weight.fill_(3e38)
+    save_checkpoint(tmp_path / "large", loaded.model, loaded.recipe, step=1, metadata=loaded.metadata)
+    with pytest.raises(PrecisionError, match=r"large: the loss on validation_iid is not finite, although every weight"):
+        evaluate_checkpoint(tmp_path / "large", tiny_corpus)
 
 
 def test_same_weights_are_evaluated_with_another_mechanism(run, tiny_corpus):

@@ -34,14 +34,15 @@ from proteinlm.analysis.results import (
 from proteinlm.analysis.trunks import ProteinWindow, Trunks
 from proteinlm.batches.packing import Context, PackingConfig
 from proteinlm.config import to_table
-from proteinlm.errors import ConfigError, FastaError
+from proteinlm.errors import ConfigError, FastaError, PrecisionError
 from proteinlm.inference.evaluation import TOKEN_COUNTS
 from proteinlm.inference.pretrained import PretrainedModel, load
-from proteinlm.model.checkpoint import WEIGHTS_FILE
+from proteinlm.model.checkpoint import weights_digest
 from proteinlm.progress import SILENT, Progress
 from proteinlm.randomness import stream_key
 from proteinlm.sequence.alphabet import encode
 from proteinlm.sequence.fasta import FastaRecord
+from proteinlm.sequence.screening import looks_like_nucleotides
 
 # cells of a drawn map's side: about as many as the picture has dots for it
 MOST_CELLS = 330
@@ -69,6 +70,7 @@ def compare_checkpoint(
         ConfigError: if every protein is longer than ``settings.max_length``, or the checkpoint's feature map
             does not estimate softmax.
         FastaError: if there is no record with residues.
+        PrecisionError: if exact softmax itself gives values that are not finite.
         UnavailableError: if the device is not on this machine.
     """
     settings = settings or ComparisonConfig()
@@ -79,7 +81,8 @@ def compare_checkpoint(
     tokens = [encode(record.residues).tokens for record in chosen]
     encoded = EncodedProteins([record.identifier for record in chosen], tokens)
     packing = whole_protein_packing(_trained_packing(pretrained), encoded)
-    with torch.inference_mode():
+    # autocast around the caller would round exact softmax, and that alone, and charge the others with it
+    with torch.inference_mode(), torch.autocast(pretrained.device.type, enabled=False):
         trunks = trunk_room.build_trunks(pretrained.model, settings)
         windows = [trunk_room.protein_window(one, packing.context, pretrained.device) for one in tokens]
         maps, hidden = _measure_proteins(trunks, windows, proteins, settings, progress)
@@ -137,7 +140,9 @@ def choose_records(
         substitutions.update(encode(record.residues).substitutions)
     num_too_long = sum(len(record.residues) > settings.max_length for record in chosen)
     num_not_drawn = num_read - num_empty - len(chosen)
-    return chosen, ReadingCounts(num_read, num_empty, num_not_drawn, num_too_long, dict(substitutions))
+    num_nucleotides = sum(looks_like_nucleotides(record.residues) for record in chosen)
+    counts = ReadingCounts(num_read, num_empty, num_not_drawn, num_too_long, dict(substitutions), num_nucleotides)
+    return chosen, counts
 
 
 def _described(chosen: Sequence[FastaRecord], settings: ComparisonConfig) -> tuple[ComparedProtein, ...]:
@@ -166,6 +171,7 @@ def _measure_proteins(
     progress.start("maps and hidden states", len(windows), "proteins")
     for window, protein in zip(windows, proteins, strict=True):
         states, figures = trunk_room.run_exact(trunks, window, settings, with_maps=protein.has_maps)
+        _refuse_not_finite(states, protein)
         hidden.append(trunk_room.measure_hidden(trunks, window, states))
         if protein.has_maps:
             maps.append(figures)
@@ -178,8 +184,26 @@ def _measure_proteins(
     )
 
 
+def _refuse_not_finite(states: Sequence[Tensor], protein: ComparedProtein) -> None:
+    """Refuse a yardstick that does not exist: nothing has a distance from it."""
+    for layer, hidden_BLD in enumerate(states):
+        if not hidden_BLD.isfinite().all():
+            raise PrecisionError(
+                f"with exact softmax, hidden states {layer} of '{protein.identifier}' are not finite, although every "
+                "weight is: the model computes values beyond float32, and no attention can be compared with that"
+            )
+
+
 def _stacked(figures: Sequence[Mapping[str, Figures]]) -> dict[str, Figures]:
-    return {name: np.stack([one[name] for one in figures]) for name in figures[0]}
+    """Return figures of several proteins as arrays; a distance that is infinite is none, and becomes NaN.
+
+    The deviation that theory gives stays infinite, which is what it says of norms that large.
+    """
+    stacked = {name: np.stack([one[name] for one in figures]) for name in figures[0]}
+    return {
+        name: values if name == "kernel_deviation_PNH" else np.where(np.isinf(values), np.nan, values)
+        for name, values in stacked.items()
+    }
 
 
 def _shown_features(pretrained: PretrainedModel, settings: ComparisonConfig) -> int:
@@ -243,13 +267,11 @@ def _trained_packing(pretrained: PretrainedModel) -> PackingConfig:
 
 
 def _provenance(pretrained: PretrainedModel, chosen: Sequence[FastaRecord]) -> dict[str, Any]:
-    with (pretrained.path / WEIGHTS_FILE).open("rb") as weights:
-        weights_digest = hashlib.file_digest(weights, "sha256").hexdigest()
     model = pretrained.model
     return {
         "checkpoint": str(pretrained.path),
         "step": pretrained.step,
-        "weights_sha256": weights_digest,
+        "weights_sha256": weights_digest(pretrained.path),
         "checkpoint_metadata": {key: value for key, value in pretrained.metadata.items() if key != TOKEN_COUNTS},
         "model": to_table(model.config),
         "num_parameters": sum(weight.numel() for weight in model.parameters()),

@@ -23,13 +23,17 @@ def read_history(checkpoint: Path) -> tuple[dict[str, Any], ...]:
     Of the training lines at most ``MOST_TRAINING_LINES`` are kept, evenly spaced.
 
     Raises:
-        CheckpointError: if a line that ends is no JSON object; names the file and the line.
+        CheckpointError: if the file cannot be read, or a line that ends is no JSON object; names file and line.
     """
     path = checkpoint.parent / METRICS_FILE
-    if not path.is_file():
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
         return ()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     # a run that was killed may leave half a last line
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    *lines, _ = text.split("\n")
     history: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:

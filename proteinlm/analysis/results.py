@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from proteinlm.analysis.agreement import fitted_slope
 from proteinlm.errors import ConfigError
+from proteinlm.inference.evaluation import perplexity_of
 
 Figures = NDArray[np.float64]
 
@@ -53,7 +54,8 @@ class ReadingCounts:
     """What became of the records that were read.
 
     num_read = num_empty + num_not_drawn + number of compared proteins; num_too_long of the compared
-    ones are longer than ``max_length``. substitutions: residues read as another token, by letter.
+    ones are longer than ``max_length``, num_nucleotides look like nucleotides and not like a protein.
+    substitutions: residues read as another token, by letter.
     """
 
     num_read: int
@@ -61,6 +63,7 @@ class ReadingCounts:
     num_not_drawn: int
     num_too_long: int
     substitutions: Mapping[str, int]
+    num_nucleotides: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,7 @@ def evaluation_means(report: ComparisonReport, kind: str, num_features: int | No
     if not chosen:
         return math.nan, math.nan
     losses, accuracies = np.array([(e.loss, e.accuracy) for e in chosen]).T
-    return math.exp(losses.mean()), float(accuracies.mean())
+    return perplexity_of(losses.mean()), float(accuracies.mean())
 
 
 def summary_rows(report: ComparisonReport) -> list[SummaryRow]:

@@ -1,6 +1,6 @@
 """The shape of report.json, version 1; docs/comparing.md explains every field.
 
-Figures that do not exist (an overlap where no entry is eligible) are null.
+Figures that do not exist (an overlap where no entry is eligible, one that is not finite) are null.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class CountsTable:
     num_not_drawn: int
     num_too_long: int
     substitutions: dict[str, int]
+    num_nucleotides: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +63,7 @@ class ProteinTable:
     output_error: float | None
     uniform_output_error: float | None
     top_overlap: float | None
-    hidden_error: float
+    hidden_error: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +87,8 @@ class VerdictTable:
     headline: str
     sentences: list[str]
     beats_uniform_from: int | None
-    better_heads: list[float]
-    entropy_share: float
+    better_heads: list[float | None]
+    entropy_share: float | None
     output_error_slope: float | None
     total_variation_slope: float | None
 
@@ -98,15 +99,15 @@ class HeadTable:
 
     layer: int
     head: int
-    entropy: float
-    query_norm: float
-    key_norm: float
-    sum_norm: float
+    entropy: float | None
+    query_norm: float | None
+    key_norm: float | None
+    sum_norm: float | None
     kernel_deviation: float | None
-    uniform_total_variation: float
+    uniform_total_variation: float | None
     uniform_output_error: float | None
     identity_output_error: float | None
-    total_variation: list[float]
+    total_variation: list[float | None]
     output_error: list[float | None]
     top_overlap: list[float | None]
     output_error_slope: float | None
@@ -138,9 +139,9 @@ class EvaluationTable:
     kind: str
     num_features: int | None
     draw: int | None
-    loss: float
+    loss: float | None
     perplexity: float | None
-    accuracy: float
+    accuracy: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +166,7 @@ class ExampleTable:
     head: int
     reason: str
     num_features: int
-    output_error: float
+    output_error: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

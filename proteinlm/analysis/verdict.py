@@ -32,6 +32,9 @@ class Verdict:
         under uniform attention.
     entropy_share: mean entropy of the exact rows over that of uniform attention.
     output_error_slope, total_variation_slope: log-log slopes against the number of features.
+
+    Where a figure that the words rest on is not finite there is no answer: the headline says so, and the numbers
+    are NaN.
     """
 
     headline: str
@@ -45,6 +48,8 @@ class Verdict:
 
 def reach_verdict(report: ComparisonReport) -> Verdict:
     """Return the answer of a comparison."""
+    if missing := _not_finite(report):
+        return _no_verdict(report, missing)
     features, maps = report.settings.num_random_features, report.maps
     errors_F = by_features(maps.output_error_PNHFR)
     uniform = mean(maps.uniform_output_error_PNH)
@@ -60,10 +65,43 @@ def reach_verdict(report: ComparisonReport) -> Verdict:
         _about_layers(shown, uniform, share_of_heads),
         _about_features(start, features, slopes[0]),
         _about_flatness(entropy_share, uniform, report),
-        _about_trunk(report, shown, rows),
+        _about_trunk(report, shown, rows)
+        if report.trunk.num_targets
+        else _about_trunk_without_targets(shown, rows["uniform"]),
     )
     headline = _headline(shown, uniform, start)
     return Verdict(headline, sentences, start, better, entropy_share, *slopes)
+
+
+def _not_finite(report: ComparisonReport) -> list[str]:
+    """Return which of the figures that a verdict rests on are not finite, and how many of each."""
+    maps, trunk = report.maps, report.trunk
+    needed = {
+        "output errors of FAVOR+": maps.output_error_PNHFR,
+        "output errors of uniform attention": maps.uniform_output_error_PNH,
+        "total variations of FAVOR+": maps.total_variation_PNHFR,
+        "entropies of exact rows": maps.entropy_PNH,
+        "errors of FAVOR+'s final hidden states": trunk.hidden_error_QEFR[:, -1],
+        "errors of uniform attention's final hidden states": trunk.uniform_hidden_error_QE[:, -1],
+        "losses on masked residues": np.array([e.loss for e in trunk.evaluations if trunk.num_targets]),
+    }
+    counts = {name: int((~np.isfinite(values)).sum()) for name, values in needed.items()}
+    return [f"{count:,} of {needed[name].size:,} {name}" for name, count in counts.items() if count]
+
+
+def _no_verdict(report: ComparisonReport, missing: list[str]) -> Verdict:
+    return Verdict(
+        headline=f"No verdict: {', '.join(missing)} are not finite.",
+        sentences=(
+            "The model computes values there that leave the range of float32, although every weight is finite. Figures "
+            "that are not finite are dashes in the tables and null in report.json, and the other means leave them out.",
+        ),
+        beats_uniform_from=None,
+        better_heads=(math.nan,) * len(report.settings.num_random_features),
+        entropy_share=math.nan,
+        output_error_slope=math.nan,
+        total_variation_slope=math.nan,
+    )
 
 
 def _beats_from(features: tuple[int, ...], errors: list[float], uniform: float) -> int | None:
@@ -93,12 +131,15 @@ def _headline(shown: SummaryRow, uniform: float, start: int | None) -> str:
 
 
 def _about_layers(shown: SummaryRow, uniform: float, share_of_heads: float) -> str:
+    # proteins that are too short have no entry that counts
+    shared = percent(shown.top_overlap)
+    overlap = f" Of the largest entries of the exact maps, {shared} are among the largest implied ones."
     return (
         f"The outputs of the attention heads differ from the exact ones by {percent(shown.output_error)} "
         f"of their norm with {shown.num_features} features (uniform attention: {percent(uniform)}), and "
         f"{percent(shown.total_variation)} of the weight of a row lies elsewhere. "
-        f"FAVOR+ is nearer to exact than uniform attention in {percent(share_of_heads)} of the heads. "
-        f"Of the largest entries of the exact maps, {percent(shown.top_overlap)} are among the largest implied ones."
+        f"FAVOR+ is nearer to exact than uniform attention in {percent(share_of_heads)} of the heads."
+        + (overlap if math.isfinite(shown.top_overlap) else "")
     )
 
 
@@ -107,7 +148,8 @@ def _about_features(start: int | None, features: tuple[int, ...], exponent: floa
         "power -", "power −"
     )
     if math.isnan(exponent):
-        law = "One number of features was measured, so there is no slope to report."
+        reason = "One number of features was measured" if len(features) == 1 else "The errors lie on no line"
+        law = f"{reason}, so there is no slope to report."
     if start is None:
         return (
             f"At none of the measured numbers of features, up to {max(features)}, is FAVOR+ on average nearer to exact "
@@ -144,16 +186,28 @@ def _about_trunk(report: ComparisonReport, shown: SummaryRow, rows: dict[str, Su
         f"FAVOR+ and {uniform.perplexity:.2f} with uniform attention; residue frequencies alone reach "
         f"{unigram.perplexity:.2f}."
     )
-    gain = math.log(unigram.perplexity / exact.perplexity)
+    gain = _gain(exact, unigram)
     if gain <= 0:
         return (
             f"{text} This checkpoint predicts residues no better than their frequencies do: read its maps accordingly."
         )
-    kept = [math.log(unigram.perplexity / row.perplexity) / gain for row in (shown, uniform)]
+    kept = [_gain(row, unigram) / gain for row in (shown, uniform)]
     return (
         f"{text} Of exact softmax's gain of {gain:.3f} nats over frequencies FAVOR+ keeps {percent(kept[0])} and "
         f"uniform attention {percent(kept[1])}."
     )
+
+
+def _about_trunk_without_targets(shown: SummaryRow, uniform: SummaryRow) -> str:
+    return (
+        f"Through all layers the final hidden states differ by {percent(shown.hidden_error)} (uniform attention: "
+        f"{percent(uniform.hidden_error)}). No residue could be masked, so there is no perplexity to report."
+    )
+
+
+def _gain(row: SummaryRow, unigram: SummaryRow) -> float:
+    """Return by how many nats a residue is predicted better than by frequencies; both perplexities may be infinite."""
+    return math.log(unigram.perplexity) - math.log(row.perplexity)
 
 
 def head_table(report: ComparisonReport) -> list[dict[str, float | int | list[float]]]:

@@ -100,7 +100,7 @@ def command(sequences: tuple[str, ...], checkpoint: str, output: Path, device: s
 
 
 def _say(report: ComparisonReport, settings: ComparisonConfig) -> None:
-    from proteinlm.sequence.wording import listed
+    from proteinlm.sequence.wording import listed, nucleotide_warning
 
     counts = report.counts
     reasons = {"not drawn": counts.num_not_drawn, "without residues": counts.num_empty}
@@ -113,6 +113,8 @@ def _say(report: ComparisonReport, settings: ComparisonConfig) -> None:
         )
     if counts.substitutions:
         note(f"replaced residues ({listed(counts.substitutions)})")
+    if counts.num_nucleotides:
+        note(f"warning: {nucleotide_warning(counts.num_nucleotides)}")
 
 
 def _print(report: ComparisonReport, *, as_json: bool) -> None:

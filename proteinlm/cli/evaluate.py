@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from proteinlm.cli.options import set_attention_option
-from proteinlm.cli.terminal import note
+from proteinlm.cli.terminal import TerminalProgress, note
 
 EXAMPLE = """\b
 Example:
@@ -31,7 +31,7 @@ def command(checkpoint: Path, corpus: Path, assignments: tuple[str, ...], device
     from proteinlm.recipe import evaluate_checkpoint
 
     note(f"evaluating {checkpoint} on {corpus}")
-    scores = evaluate_checkpoint(checkpoint, corpus, attention=assignments, device=device)
+    scores = evaluate_checkpoint(checkpoint, corpus, attention=assignments, device=device, progress=TerminalProgress())
     if not scores.is_training_corpus:
         note("the checkpoint was trained on another corpus: proteins that are validated here may have been trained on")
     if not scores.results:

@@ -23,6 +23,7 @@ from proteinlm.batches.masking import NOT_CHOSEN, evaluation_choice, targets_at
 from proteinlm.batches.packing import PackingConfig, WindowPlan, build_window, plan_windows
 from proteinlm.model import MaskedLM
 from proteinlm.model.chunking import in_chunks
+from proteinlm.progress import SILENT, Progress
 from proteinlm.randomness import stream
 from proteinlm.sequence.alphabet import MASK, VOCAB_SIZE
 
@@ -64,7 +65,15 @@ class MaskedScore:
     @property
     def perplexity(self) -> float:
         """exp(loss): the number of equally likely residues that would be as hard to tell apart."""
-        return math.exp(self.loss)
+        return perplexity_of(self.loss)
+
+
+def perplexity_of(loss: float) -> float:
+    """Return exp(loss), infinity where that is beyond a float and NaN for NaN."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 class MaskedProteins:
@@ -227,7 +236,13 @@ def add_answers(
 
 @torch.no_grad()
 def evaluate(
-    model: MaskedLM, masked: MaskedProteins, packing: PackingConfig, *, windows_per_batch: int = 1
+    model: MaskedLM,
+    masked: MaskedProteins,
+    packing: PackingConfig,
+    *,
+    windows_per_batch: int = 1,
+    progress: Progress = SILENT,
+    task: str = "evaluate",
 ) -> tuple[MaskedScore, NDArray[numpy.int64]]:
     """Return a model's score on hidden residues, and how often each residue was asked for.
 
@@ -236,14 +251,23 @@ def evaluate(
         masked: proteins with hidden residues.
         packing: window length and context, those of the training.
         windows_per_batch: windows at a time.
+        progress: is told the residues done, shown ones included.
+        task: how it calls them.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+
+    def answer(batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+        found = masked_loss(model, batch.to(device))
+        progress.advance(batch.num_residues)
+        return found
+
+    progress.start(task, int(masked.lengths.sum()), "residues")
     try:
-        batches = masked.batches(packing, windows_per_batch=windows_per_batch)
-        total = add_answers(batches, lambda batch: masked_loss(model, batch.to(device)))
+        total = add_answers(masked.batches(packing, windows_per_batch=windows_per_batch), answer)
     finally:
+        progress.finish()
         model.train(was_training)
     return total.score(), total.target_counts
 

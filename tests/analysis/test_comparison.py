@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from proteinlm.analysis.comparison import choose_records, compare_checkpoint, sequences_digest
+from proteinlm.analysis.comparison import _stacked, choose_records, compare_checkpoint, sequences_digest
+from proteinlm.analysis.report import write_report
 from proteinlm.analysis.results import ComparisonConfig, by_features, by_head, mean, summary_rows
+from proteinlm.analysis.schema import read_report
 from proteinlm.analysis.trunks import protein_window
 from proteinlm.analysis.verdict import head_table, protein_table, reach_verdict
 from proteinlm.attention import FavorConfig, LshConfig, SoftmaxConfig
-from proteinlm.errors import ConfigError, FastaError
+from proteinlm.errors import ConfigError, FastaError, PrecisionError
 from proteinlm.inference.pretrained import load
 from proteinlm.sequence.alphabet import encode
 from proteinlm.sequence.fasta import FastaRecord
@@ -288,3 +291,92 @@ def test_verdict_says_when_features_say_nothing(report):
     large = dataclasses.replace(report.maps, kernel_deviation_PNH=np.full_like(report.maps.kernel_deviation_PNH, 1e9))
     sentences = reach_verdict(dataclasses.replace(report, maps=large)).sentences
     assert "say nothing of a single kernel value" in sentences[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_around_a_comparison_rounds_no_side_of_it(report, run_folder, proteins, dtype):
+    with torch.autocast("cpu", dtype=dtype):
+        again = compare_checkpoint(proteins, run_folder, SMALL)
+    assert np.array_equal(again.maps.output_error_PNHFR, report.maps.output_error_PNHFR)
+    assert np.array_equal(again.trunk.hidden_error_QEFR, report.trunk.hidden_error_QEFR)
+    assert again.trunk.evaluations == report.trunk.evaluations
+
+
+def with_one(values, place, value):
+    changed = values.copy()
+    changed[place] = value
+    return changed
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+@pytest.mark.parametrize(
+    ("part", "field", "said"),
+    [
+        ("maps", "output_error_PNHFR", "1 of 48 output errors of FAVOR+ are not finite."),
+        ("maps", "uniform_output_error_PNH", "1 of 12 output errors of uniform attention are not finite."),
+        ("maps", "total_variation_PNHFR", "1 of 48 total variations of FAVOR+ are not finite."),
+        ("maps", "entropy_PNH", "1 of 12 entropies of exact rows are not finite."),
+        ("trunk", "hidden_error_QEFR", "1 of 16 errors of FAVOR+'s final hidden states are not finite."),
+        (
+            "trunk",
+            "uniform_hidden_error_QE",
+            "1 of 4 errors of uniform attention's final hidden states are not finite.",
+        ),
+    ],
+)
+def test_there_is_no_verdict_from_a_figure_that_does_not_exist(report, tmp_path, part, field, said, value):
+    figures = getattr(report, part)
+    changed = with_one(getattr(figures, field), (0, -1, *(0,) * (getattr(figures, field).ndim - 2)), value)
+    damaged = dataclasses.replace(report, **{part: dataclasses.replace(figures, **{field: changed})})
+    verdict = reach_verdict(damaged)
+    assert verdict.headline == f"No verdict: {said}"
+    assert verdict.beats_uniform_from is None
+    assert "FAVOR+" not in " ".join(verdict.sentences)
+    if math.isnan(value):
+        write_report(damaged, tmp_path / "report")
+        assert read_report(tmp_path / "report" / "report.json").verdict.headline == verdict.headline
+
+
+def test_an_infinite_distance_is_no_figure():
+    figures = {"output_error_PNHFR": np.array([math.inf, 1.0]), "kernel_deviation_PNH": np.array([math.inf, 1.0])}
+    stacked = _stacked([figures])
+    np.testing.assert_array_equal(stacked["output_error_PNHFR"], [[math.nan, 1.0]])
+    np.testing.assert_array_equal(stacked["kernel_deviation_PNH"], [[math.inf, 1.0]])
+
+
+def test_there_is_no_verdict_where_no_loss_exists(save_run, proteins, tmp_path):
+    model = small_model()
+    with torch.no_grad():
+        model.masked_lm_head.dense.weight.fill_(3e38)
+    settings = dataclasses.replace(SMALL, num_draws=1)
+    found = compare_checkpoint(proteins[:1], save_run(tmp_path / "run", model), settings)
+    # exact, trained, uniform, identity and FAVOR+ of two numbers of features; frequencies have a loss
+    assert reach_verdict(found).headline == "No verdict: 6 of 7 losses on masked residues are not finite."
+
+
+def test_a_yardstick_that_is_not_finite_is_refused(save_run, proteins, tmp_path):
+    model = small_model()
+    with torch.no_grad():
+        model.encoder.blocks[1].feed_forward.outer.weight.fill_(3e38)
+    message = rf"with exact softmax, hidden states 2 of '{re.escape(proteins[0].identifier)}' are not finite"
+    with pytest.raises(PrecisionError, match=message):
+        compare_checkpoint(proteins[:1], save_run(tmp_path / "run", model), SMALL)
+
+
+def test_a_perplexity_beyond_a_float_is_a_verdict_and_no_crash(report):
+    changed = [dataclasses.replace(e, loss=1e4) if e.kind == "exact" else e for e in report.trunk.evaluations]
+    trunk = dataclasses.replace(report.trunk, evaluations=tuple(changed))
+    (*_, sentence) = reach_verdict(dataclasses.replace(report, trunk=trunk)).sentences
+    assert "predicts residues no better than their frequencies do" in sentence
+
+
+def test_proteins_without_targets_and_overlaps_get_no_sentence_about_them(report):
+    missing = np.full_like(report.maps.top_overlap_PNHFR, np.nan)
+    maps = dataclasses.replace(report.maps, top_overlap_PNHFR=missing)
+    nothing = [dataclasses.replace(e, loss=math.nan, perplexity=math.nan) for e in report.trunk.evaluations]
+    trunk = dataclasses.replace(report.trunk, evaluations=tuple(nothing), num_targets=0)
+    verdict = reach_verdict(dataclasses.replace(report, maps=maps, trunk=trunk))
+    assert verdict.headline.startswith("FAVOR+ with 8 random features is ")
+    assert "–" not in " ".join(verdict.sentences).replace("−", "")
+    assert "nan" not in " ".join(verdict.sentences)
+    assert "no perplexity to report" in verdict.sentences[-1]

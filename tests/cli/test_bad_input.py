@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,17 +56,27 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Run a verb on a file of some content; return the exit code and what stderr has."""
+    own = checkpoint
 
-    def run(verb: str, content: bytes | None, *options: str) -> tuple[int, str]:
+    def run(
+        verb: str,
+        content: bytes | None,
+        *options: str,
+        checkpoint: Path = own,
+        corpus: Path | None = None,
+        name: str = f"{tmp_path}/proteins.fasta",
+    ) -> tuple[int, str]:
         path = tmp_path / "proteins.fasta"
         if content is not None:
             path.write_bytes(content)
         words = {
             "ingest": ["-o", f"{tmp_path}/new/corpus"],
             "embed": ["-o", f"{tmp_path}/new/out.h5", "--checkpoint", str(checkpoint), "--device", "cpu", *options],
+            "compare": ["-o", f"{tmp_path}/new/report", "--checkpoint", str(checkpoint), "--features", "8"],
+            "evaluate": ["--corpus", str(corpus)],
         }
         with pytest.raises(SystemExit) as end:
-            main([verb, str(path), *words[verb]])
+            main([verb, str(checkpoint) if verb == "evaluate" else name, *words[verb]])
         return int(end.value.code or 0), capsys.readouterr().err
 
     return run
@@ -94,3 +105,42 @@ def test_odd_input_is_treated_and_counted(run, tmp_path: Path, verb: str, name: 
     assert "proteinlm:" not in printed
     assert messages[verb == "embed"] in printed
     assert [path.name for path in (tmp_path / "new").iterdir() if path.name.startswith(".")] == []
+
+
+NUCLEOTIDES = (
+    b">gene\nACGTACGTACGTACGTACGTACGTACGTACGTACGT\n>rna\nacguacguacguacguacguacguacguacgunnn\n>protein\nMKTAYIAKQRQ\n"
+)
+
+
+@pytest.mark.parametrize("verb", ["ingest", "embed", "compare"])
+def test_nucleotides_are_warned_of_in_the_same_words(run, verb: str):
+    code, printed = run(verb, NUCLEOTIDES)
+    assert code == 0, printed
+    (line,) = (line for line in printed.splitlines() if "nucleotides" in line and "noted" not in line)
+    assert line.split(";")[0] == "warning: 2 sequences look like nucleotides, not like a protein"
+
+
+def test_nucleotides_of_standard_input_are_warned_of(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(NUCLEOTIDES)))
+    code, printed = run("embed", None, name="-")
+    assert code == 0, printed
+    assert printed.count("warning: 2 sequences look like nucleotides, not like a protein") == 1
+
+
+@pytest.mark.parametrize("verb", ["embed", "compare", "evaluate"])
+def test_a_weight_that_is_not_finite_is_refused_by_name(
+    run, checkpoint: Path, tmp_path: Path, tiny_corpus: Path, verb: str
+):
+    from proteinlm.model import load_checkpoint, save_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    name = "encoder.blocks.0.feed_forward.outer.weight"
+    weights = {key: weight.clone() for key, weight in loaded.model.state_dict().items()}
+    weights[name][0, 0] = float("nan")
+    damaged = tmp_path / "damaged"
+    save_checkpoint(damaged, loaded.model, loaded.recipe, step=1, weights=weights)
+    code, printed = run(verb, PROTEINS, checkpoint=damaged, corpus=tiny_corpus)
+    assert code == 1
+    (line,) = (line for line in printed.splitlines() if line.startswith("proteinlm:"))
+    assert f"{damaged}/model.safetensors: weight '{name}' holds 1 value that is not finite" in line
+    assert not (tmp_path / "new").exists()

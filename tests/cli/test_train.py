@@ -55,6 +55,23 @@ def test_evaluate_prints_json(run, tiny_corpus):
     assert [entry["split"] for entry in json.loads(done.stdout)] == ["validation_iid", "validation_ood"]
 
 
+def test_evaluate_says_in_a_log_how_far_it_is(run, tiny_corpus, monkeypatch, capsys):
+    from proteinlm.cli import terminal
+    from proteinlm.cli.main import main
+
+    monkeypatch.setattr(terminal, "LOG_INTERVAL", 0.0)
+    with pytest.raises(SystemExit, match="0"):
+        main(["evaluate", str(run[0] / "run"), "--corpus", str(tiny_corpus)])
+    lines = [line for line in capsys.readouterr().err.splitlines() if " residues, " in line]
+    for split in ("validation_iid", "validation_ood"):
+        of_split = [line for line in lines if line.startswith(f"{split}: ")]
+        done, total = (
+            word.replace(",", "") for word in of_split[-1].split(": ")[1].split(" residues")[0].split(" of ")
+        )
+        assert len(of_split) > 1
+        assert done == total
+
+
 def test_misspelt_setting_ends_with_one_line_and_code_1(run, tiny_corpus):
     folder, _ = run
     done = _proteinlm(

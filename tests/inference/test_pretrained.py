@@ -50,6 +50,19 @@ def test_missing_checkpoint_says_what_was_expected(tmp_path: Path):
         proteinlm.load(tmp_path / "nothing")
 
 
+def test_weight_that_a_narrow_dtype_cannot_hold_is_named(checkpoint: Path, tmp_path: Path):
+    model = proteinlm.load(checkpoint).model
+    with torch.no_grad():
+        model.encoder.final_norm.weight[:2] = 1e5
+    save_checkpoint(tmp_path / "large", model, {}, step=1)
+    message = (
+        r"in float16 weight 'encoder\.final_norm\.weight' holds 2 values that are not finite; expected a wider dtype"
+    )
+    with pytest.raises(ConfigError, match=message):
+        proteinlm.load(tmp_path / "large", dtype="float16")
+    assert proteinlm.load(tmp_path / "large", dtype="bfloat16").step == 1
+
+
 def test_truncated_weights_are_a_checkpoint_error(checkpoint: Path, tmp_path: Path):
     shutil.copytree(checkpoint, tmp_path / "damaged")
     weights = tmp_path / "damaged" / "model.safetensors"
@@ -123,16 +136,3 @@ def test_weights_of_separate_keys_are_hashed_separately():
 def test_impossible_attention_is_refused_by_name(checkpoint: Path, assignment: str, message: str):
     with pytest.raises(ConfigError, match=message):
         proteinlm.load(checkpoint).with_attention([assignment])
-
-
-def test_weight_that_a_narrow_dtype_cannot_hold_is_named(checkpoint: Path, tmp_path: Path):
-    model = proteinlm.load(checkpoint).model
-    with torch.no_grad():
-        model.encoder.final_norm.weight[:2] = 1e5
-    save_checkpoint(tmp_path / "large", model, {}, step=1)
-    message = (
-        r"in float16 weight 'encoder\.final_norm\.weight' holds 2 values that are not finite; expected a wider dtype"
-    )
-    with pytest.raises(ConfigError, match=message):
-        proteinlm.load(tmp_path / "large", dtype="float16")
-    assert proteinlm.load(tmp_path / "large", dtype="bfloat16").step == 1
