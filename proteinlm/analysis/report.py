@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from proteinlm.analysis.headline import baselines_as_good
 from proteinlm.analysis.results import ComparisonReport, SummaryRow, mean, plain, summary_rows
 from proteinlm.analysis.schema import SCHEMA_VERSION
 from proteinlm.analysis.verdict import head_table, protein_table, reach_verdict
@@ -93,9 +94,10 @@ def render_html(report: ComparisonReport, pictures: Any) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, share=share, accuracy=accuracy, slope=slope, tied=_tied)
+    environment.filters.update(number=number, share=share, slope=slope, tied=_tied, cells=summary_cells)
     template = importlib.resources.files("proteinlm.analysis").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     column = report.settings.num_random_features.index(report.shown_features)
+    rows = {row.name: row for row in summary_rows(report)}
     shown = [
         {
             "title": picture.title,
@@ -108,7 +110,8 @@ def render_html(report: ComparisonReport, pictures: Any) -> str:
     return environment.from_string(template).render(
         report=report,
         verdict=reach_verdict(report),
-        rows=summary_rows(report),
+        rows=list(rows.values()),
+        as_good=baselines_as_good(rows[f"FAVOR+ {report.shown_features}"], rows),
         heads=head_table(report),
         proteins=protein_table(report),
         pictures={picture["name"]: picture for picture in shown},
@@ -152,21 +155,21 @@ def _tied(text: str) -> str:
     return text.replace(" %", "\u00a0%")
 
 
+def summary_cells(row: SummaryRow) -> list[tuple[str, str]]:
+    """Return the fields of a row's figures, and each figure as tables show it."""
+    shares = ("total_variation", "output_error", "top_overlap", "hidden_error")
+    perplexity = "–" if math.isnan(row.perplexity) else f"{row.perplexity:,.2f}"
+    return [
+        *((field, share(getattr(row, field))) for field in shares),
+        ("perplexity", perplexity),
+        ("accuracy", accuracy(row.accuracy)),
+    ]
+
+
 def format_summary(rows: list[SummaryRow]) -> str:
     """Return the summary as a plain table for a terminal."""
     head = ("attention", "total variation", "output error", "top-L overlap", "hidden error", "perplexity", "accuracy")
-    cells = [
-        (
-            row.name,
-            share(row.total_variation),
-            share(row.output_error),
-            share(row.top_overlap),
-            share(row.hidden_error),
-            "–" if math.isnan(row.perplexity) else f"{row.perplexity:.2f}",
-            accuracy(row.accuracy),
-        )
-        for row in rows
-    ]
+    cells = [(row.name, *(text for _, text in summary_cells(row))) for row in rows]
     widths = [max(len(line[place]) for line in (head, *cells)) for place in range(len(head))]
     lines = [
         "  ".join(

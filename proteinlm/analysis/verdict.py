@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from proteinlm.analysis.headline import percent, write_headline
 from proteinlm.analysis.results import (
     ComparisonReport,
     SummaryRow,
@@ -69,8 +70,7 @@ def reach_verdict(report: ComparisonReport) -> Verdict:
         if report.trunk.num_targets
         else _about_trunk_without_targets(shown, rows["uniform"]),
     )
-    headline = _headline(shown, uniform, start)
-    return Verdict(headline, sentences, start, better, entropy_share, *slopes)
+    return Verdict(write_headline(shown, rows, start), sentences, start, better, entropy_share, *slopes)
 
 
 def _not_finite(report: ComparisonReport) -> list[str]:
@@ -113,23 +113,6 @@ def _beats_from(features: tuple[int, ...], errors: list[float], uniform: float) 
     return start
 
 
-def percent(share: float) -> str:
-    """Return a share as people say it: two digits and a percent sign; a dash where there is none."""
-    if not math.isfinite(share):
-        return "–"
-    value = 100 * share
-    if value < 0:
-        return f"−{percent(-share)}"
-    return f"{value:,.0f} %" if value >= 10 else f"{value:.1f} %" if value >= 1 else f"{value:.2g} %"
-
-
-def _headline(shown: SummaryRow, uniform: float, start: int | None) -> str:
-    distance = f"FAVOR+ with {shown.num_features} random features is {percent(shown.output_error)} from exact softmax"
-    if start is None:
-        return f"{distance}, and no measured number of features beats uniform attention ({percent(uniform)})."
-    return f"{distance}; uniform attention is {percent(uniform)} away. FAVOR+ beats it from {start} features on."
-
-
 def _about_layers(shown: SummaryRow, uniform: float, share_of_heads: float) -> str:
     # proteins that are too short have no entry that counts
     shared = percent(shown.top_overlap)
@@ -155,7 +138,10 @@ def _about_features(start: int | None, features: tuple[int, ...], exponent: floa
             f"At none of the measured numbers of features, up to {max(features)}, is FAVOR+ on average nearer to exact "
             f"softmax than attention that sees every position alike. {law}"
         )
-    return f"On average over heads and proteins FAVOR+ beats uniform attention from {start} features on. {law}"
+    return (
+        f"On average over heads and proteins FAVOR+ has a smaller output error than uniform attention from {start} "
+        f"features on. {law}"
+    )
 
 
 def _about_flatness(entropy_share: float, uniform: float, report: ComparisonReport) -> str:
@@ -179,12 +165,13 @@ def _about_flatness(entropy_share: float, uniform: float, report: ComparisonRepo
 def _about_trunk(report: ComparisonReport, shown: SummaryRow, rows: dict[str, SummaryRow]) -> str:
     exact, uniform, unigram = rows["exact softmax"], rows["uniform"], rows["unigram"]
     num_layers = report.maps.entropy_PNH.shape[1]
+    standard_error = math.sqrt(exact.accuracy * (1 - exact.accuracy) / report.trunk.num_targets)
     text = (
         f"Through all {num_layers} layers the final hidden states differ by {percent(shown.hidden_error)} "
         f"(uniform attention: {percent(uniform.hidden_error)}). On the same {report.trunk.num_targets:,} masked "
         f"residues the weights reach perplexity {exact.perplexity:.2f} with exact softmax, {shown.perplexity:.2f} with "
         f"FAVOR+ and {uniform.perplexity:.2f} with uniform attention; residue frequencies alone reach "
-        f"{unigram.perplexity:.2f}."
+        f"{unigram.perplexity:.2f}. The standard error of an accuracy on that many is {percent(standard_error)}."
     )
     gain = _gain(exact, unigram)
     if gain <= 0:

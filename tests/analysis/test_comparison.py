@@ -273,7 +273,7 @@ def test_verdict_says_from_where_on_uniform_attention_is_beaten(report):
     assert with_errors(0.6, 0.4).beats_uniform_from == 64
     assert with_errors(0.4, 0.3).beats_uniform_from == 8
     assert with_errors(0.4, 0.6).beats_uniform_from is None
-    assert "no measured number of features beats uniform" in with_errors(0.7, 0.6).headline
+    assert "No measured number of features beats uniform" in with_errors(0.7, 0.6).headline
 
 
 def test_uniform_attention_of_flat_maps_is_no_error(save_run, proteins, tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import html.parser
 import json
 import math
+import re
 from collections.abc import Iterator
 
 import matplotlib
@@ -29,6 +30,9 @@ class Page(html.parser.HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
+        self.classes: list[str] = []
+        # of each table and picture, the classes of all that holds it
+        self.holders: list[tuple[str, str]] = []
         self.tags: list[str] = []
         self.text: list[str] = []
         self.feed(text)
@@ -37,11 +41,15 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag in {"table", "img"}:
+            self.holders.append((tag, " ".join(self.classes)))
         if tag not in VOID:
             self.open.append(tag)
+            self.classes.append(dict(attrs).get("class") or "")
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+        self.classes.pop()
 
     def handle_data(self, data):
         self.text.append(data)
@@ -94,6 +102,81 @@ def test_page_names_nothing_on_the_network(folder):
     assert "https:" not in text
     assert "url(" not in text
     assert "@import" not in text
+
+
+def style_of(text: str) -> str:
+    return text[text.index("<style>") : text.index("</style>")]
+
+
+def palettes(style: str) -> dict[str, dict[str, str]]:
+    """Return the colours of light and of dark paper by name, as six hexadecimal digits."""
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    names = {"light": light, "dark": dark}
+    return {name: dict(re.findall(r"--(\w+): #(\w{6})", block)) for name, block in names.items()}
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the ratio of two colours' luminances as WCAG 2.2 defines it, 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_page_is_told_to_phones_and_to_dark_screens(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert '<meta name="color-scheme" content="light dark">' in text
+    # paper that is printed stays white
+    assert "@media screen and (prefers-color-scheme: dark)" in style_of(text)
+
+
+@pytest.mark.parametrize("paper", ["light", "dark"])
+def test_every_colour_of_text_can_be_read(folder, paper):
+    colours = palettes(style_of((folder / "report.html").read_text(encoding="utf-8")))[paper]
+    for text in ("ink", "quiet", "blue", "orange"):
+        for ground in ("paper", "tint"):
+            # the least that WCAG's level AA asks of small text
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+
+
+def test_what_is_wide_scrolls_and_says_so(page, folder):
+    assert sorted(tag for tag, _ in page.holders) == ["img"] * 5 + ["table"] * 3
+    assert [(tag, held) for tag, held in page.holders if "scroll" not in held.split()] == []
+    assert all("card" in held.split() for tag, held in page.holders if tag == "img")
+    hints = [value for tag, name, value in page.attributes if (tag, name, value) == ("p", "class", "hint")]
+    assert len(hints) == len(page.holders)
+    reached = [tag for tag, name, _ in page.attributes if name == "tabindex"]
+    assert len(reached) == len(page.holders)
+    style = style_of((folder / "report.html").read_text(encoding="utf-8"))
+    assert re.search(r"\.scroll \{\s*overflow-x: auto", style)
+    # a picture of 1,584 dots shrunk to a phone's 350 cannot be read
+    assert int(re.search(r"\.card img \{[^}]*min-width: (\d+)px", style)[1]) >= 800
+    width = int(re.search(r"max-width: (\d+)px\) \{ \.hint \{ display: block", style)[1])
+    assert width >= 800 + 2 * 28
+
+
+def test_page_marks_baselines_that_are_as_good(report):
+    evaluations = tuple(
+        dataclasses.replace(one, loss=1.0, accuracy=0.0)
+        if one.kind == "uniform"
+        else dataclasses.replace(one, loss=2.0)
+        for one in report.trunk.evaluations
+    )
+    trunk = dataclasses.replace(report.trunk, evaluations=evaluations)
+    changed = dataclasses.replace(report, trunk=trunk)
+    text = render_html(changed, [])
+    (row,) = re.findall(r'<tr class="baseline">\s*<td>uniform</td>(.*?)</tr>', text, re.DOTALL)
+    perplexity, right = re.findall(r"<td([^>]*)>([^<]*)</td>", row)[-2:]
+    assert perplexity == (' class="as-good"', "2.72")
+    assert right == ("", "0.0 %")
+    assert (
+        "predicts no better than uniform attention in perplexity (7.39 against 2.72)" in reach_verdict(changed).headline
+    )
 
 
 def test_page_shows_every_picture(page):
