@@ -224,13 +224,21 @@ def _num_predictable(tokens: Any, start: Any, end: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _size_of(text: Any) -> Any:
+    # loops that have no other end stop there
+    if len(text) and text[-1] != _LINE_FEED:
+        raise ValueError("a text to scan ends with a line feed")
+    return len(text)
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
 def scan_text(
     text: Any, wide: Any, tokens: Any, identifiers: Any, places: Any, counts: Any, digests: Any, marks: Any
 ) -> Any:
     """Scan a text; what becomes of its records is that of the plain parser, for every FastaConfig.
 
     Args:
-        text: uint8 (T,), whole records; ends with a line feed, where every loop that has no other end stops.
+        text: uint8 (T,), whole records; it is a ValueError if it does not end with a line feed.
         wide: whether to translate 64 bytes at a time; needs is_wide().
         tokens: uint8, at least (T,); is filled.
         identifiers: uint8; is filled.
@@ -245,15 +253,10 @@ def scan_text(
     Returns:
         the numbers of records, -1 where there is no room for them or their identifiers, of lines, of records
         that are not plain, of stops that were taken away at the ends of the others, and of residues in lower case.
-
-    Raises:
-        ValueError: if the text does not end with a line feed.
     """
-    if len(text) and text[-1] != _LINE_FEED:
-        raise ValueError("a text to scan ends with a line feed")
     here = at = name = line = number = num_odd = all_stops = all_lower = width = 0
     places[:, 0] = 0
-    size, text_at, tokens_at, names_at = len(text), address_of(text), address_of(tokens), address_of(identifiers)
+    size, text_at, tokens_at, names_at = _size_of(text), address_of(text), address_of(tokens), address_of(identifiers)
     while here < size:
         identifier_end, header_end, is_fragment = _header(text_at, size, here + 1)
         if number == len(marks) or name + identifier_end - here - 1 > len(identifiers):
