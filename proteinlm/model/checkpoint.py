@@ -78,12 +78,14 @@ def save_checkpoint(
     plain = {name: weight.detach().cpu().contiguous() for name, weight in (weights or model.state_dict()).items()}
     with folder_beside(path, replace=True) as folder:
         save_file(plain, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        # safetensors lets nobody else read it; the folder's own mode is what the umask leaves
+        (folder / WEIGHTS_FILE).chmod(folder.stat().st_mode & 0o666)
         (folder / RECIPE_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def is_checkpoint(path: Path) -> bool:
     """Return whether ``path`` is a checkpoint folder or a run folder that holds one."""
-    return any((folder / WEIGHTS_FILE).is_file() for folder in (path, path / CHECKPOINT_FOLDER))
+    return any(_is_file(folder / WEIGHTS_FILE) for folder in (path, path / CHECKPOINT_FOLDER))
 
 
 def load_checkpoint(path: Path, *, refuse_not_finite: bool = True) -> Checkpoint:
