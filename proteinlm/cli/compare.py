@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from proteinlm.cli.options import SpaceSeparatedCommand, SpaceSeparatedOption
+from proteinlm.cli.options import SpaceSeparatedCommand, SpaceSeparatedOption, threads_option
 from proteinlm.cli.terminal import TerminalProgress, note, seconds
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ Examples:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Names the drawn sequences and masked residues.")
 @click.option("--device", default="auto", show_default=True, help="As torch names it; auto: a GPU if there is one.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print verdict, summary and counts as JSON.")
 def command(sequences: tuple[str, ...], checkpoint: str, output: Path, device: str, as_json: bool, **of: Any) -> None:
     """Measure how far FAVOR+ is from exact softmax attention, with the same weights.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from proteinlm.cli.options import SpaceSeparatedCommand, SpaceSeparatedOption, set_attention_option
+from proteinlm.cli.options import SpaceSeparatedCommand, SpaceSeparatedOption, set_attention_option, threads_option
 from proteinlm.cli.terminal import TerminalProgress, note
 from proteinlm.errors import ProteinLMError
 
@@ -86,6 +86,7 @@ Examples:
 )
 @set_attention_option
 @click.option("--device", default="auto", show_default=True, help="As torch names it; auto: a GPU if there is one.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from proteinlm.cli.options import set_attention_option
+from proteinlm.cli.options import set_attention_option, threads_option
 from proteinlm.cli.terminal import TerminalProgress, note
 
 EXAMPLE = """\b
@@ -21,6 +21,7 @@ Example:
 @click.option("--corpus", required=True, type=click.Path(path_type=Path), help="Corpus made by proteinlm ingest.")
 @set_attention_option
 @click.option("--device", default="cpu", show_default=True, help="Device to run on.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(checkpoint: Path, corpus: Path, assignments: tuple[str, ...], device: str, as_json: bool) -> None:
     """Measure a CHECKPOINT on the validation splits of a corpus.

@@ -1,4 +1,4 @@
-"""Kinds of options that click does not have.
+"""Options that several verbs have, and kinds of options that click does not have.
 
 Some take several values one after the other, as users of esm-extract type them.
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,31 @@ class ByteSize(_Parameter):
         if found is None or unit is None or not 1 <= (amount := float(found[1]) * unit) < math.inf:
             self.fail(f"'{value}' is no amount of memory; expected a number and a unit, such as 4GiB", param, ctx)
         return int(amount)
+
+
+def _set_threads(_: click.Context, __: click.Parameter, number: int | None) -> None:
+    """Say how many threads compute, and that those with nothing to do sleep.
+
+    OpenMP reads the environment once, when torch is imported.
+    """
+    # by itself a thread spins for milliseconds at every barrier, also where the one that it waits for has no processor
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if number is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(number)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(number)
+
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    callback=_set_threads,
+    expose_value=False,
+    show_default="OMP_NUM_THREADS, or all processors of this process",
+    help="Processors to compute on.",
+)
 
 
 class SpaceSeparatedOption(click.Option):

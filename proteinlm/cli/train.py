@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from proteinlm.cli.options import set_option
+from proteinlm.cli.options import set_option, threads_option
 from proteinlm.cli.terminal import TerminalProgress, note, seconds
 
 EXAMPLE = """\b
@@ -23,6 +23,7 @@ Examples:
 @click.option("--corpus", required=True, type=click.Path(path_type=Path), help="Corpus made by proteinlm ingest.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from the newest training state in the folder.")
+@threads_option
 @set_option(help="Change a setting of the recipe, such as model.num_layers=4.")
 def command(recipe: Path, corpus: Path, output: Path, resume: bool, assignments: tuple[str, ...]) -> None:
     """Train a masked language model from a RECIPE.
