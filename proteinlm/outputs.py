@@ -9,7 +9,76 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from proteinlm.errors import OutputError
+from proteinlm.errors import OutputError, ProteinLMError
+
+# how libraries write the system's number of an error into their own: Rust's, and HDF5's
+_NUMBER = re.compile(r"(?:os error|errno =) (\d+)")
+# what torch says of a file that it could not write, without saying why
+_CUT_SHORT = re.compile(r"unexpected pos|PytorchStreamWriter|iostream error|Parent directory .* does not exist")
+# what is written to ask a disk why it has refused something
+_PROBE_BYTES = 1 << 22
+
+
+@contextmanager
+def writing(path: Path, *places: Path) -> Iterator[None]:
+    """Turn what goes wrong in the block, while ``path`` is written, into one error that names it and the reason.
+
+    Libraries hide errors of the system in their own. An ``OSError`` of another file, such as one
+    that is read in the block, stays what it is.
+
+    Args:
+        path: a file or a folder, as the user knows it.
+        places: where else the block writes what becomes ``path``.
+
+    Raises:
+        OutputError: if the system refuses.
+    """
+    try:
+        yield
+    except ProteinLMError:
+        raise
+    except Exception as error:
+        reason = None if _is_of_another_file(error, (path, *places)) else _reason(error, (places or (path,))[-1])
+        if reason is None:
+            raise
+        raise OutputError(f"{path}: cannot be written ({reason})") from error
+
+
+def _is_of_another_file(error: Exception, places: tuple[Path, ...]) -> bool:
+    name = getattr(error, "filename", None) if isinstance(error, OSError) else None
+    return isinstance(name, str | os.PathLike) and not any(Path(name).is_relative_to(place) for place in places)
+
+
+def _reason(error: BaseException, place: Path) -> str | None:
+    """Return what the system said; None if the error is not the system's."""
+    link: BaseException | None = error
+    while link is not None:
+        number = link.errno if isinstance(link, OSError) else None
+        if number is None and (found := _NUMBER.search(str(link))):
+            number = int(found[1])
+        if number is not None:
+            return os.strerror(number)
+        # what Python adds by itself says nothing of an error that is not of writing
+        link = link.__cause__ or (link.__context__ if isinstance(link, OSError | RuntimeError) else None)
+    if isinstance(error, OSError):  # numpy says how much it could not write, and not why
+        return _asked(place.parent) or str(error)
+    if isinstance(error, RuntimeError) and _CUT_SHORT.search(str(error)):
+        return _asked(place.parent) or "it could not be written whole; see whether the disk was full"
+    return None
+
+
+def _asked(folder: Path) -> str | None:
+    """Return why a disk refuses to be written to; None if it does not."""
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+    except OSError as error:
+        return error.strerror
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return None
 
 
 @contextmanager
@@ -27,10 +96,9 @@ def file_beside(path: Path) -> Iterator[Path]:
         _remove_left(place, "partial")
         partial = _beside(place, "partial")
         try:
-            yield partial
-            os.replace(partial, place)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+            with writing(path, place, partial):
+                yield partial
+                os.replace(partial, place)
         finally:
             # what stays here is removed by the next writer, and hides nothing
             with suppress(OSError):
@@ -58,14 +126,13 @@ def folder_beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
         partial = _beside(place, "partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            partial.mkdir()
-            yield partial
-            if not replace:
-                # somebody else may have filled it meanwhile
-                refuse_full(path)
-            put_in_place(partial, place)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+            with writing(path, place, partial):
+                partial.mkdir()
+                yield partial
+                if not replace:
+                    # somebody else may have filled it meanwhile
+                    refuse_full(path)
+                put_in_place(partial, place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     _remove_left(place, "retired")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from proteinlm.errors import OutputError
-from proteinlm.outputs import file_beside, folder_beside
+from proteinlm.outputs import file_beside, folder_beside, writing
 
 
 def test_file_appears_when_it_is_whole(tmp_path):
@@ -142,3 +146,68 @@ def test_failure_removes_the_folders_that_were_made_and_no_others(tmp_path, besi
     with pytest.raises(KeyError), beside(tmp_path / "kept" / "new" / "newer" / "out"):
         raise KeyError
     assert list(tmp_path.rglob("*")) == [tmp_path / "kept"]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse longer files, as a full disk refuses all."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def _by_torch(path: Path) -> None:
+    import torch
+
+    torch.save(torch.zeros(50_000), path)
+
+
+def _by_torch_into_a_file(path: Path) -> None:
+    import torch
+
+    with path.open("wb") as file:
+        torch.save(torch.zeros(50_000), file)
+
+
+def _by_safetensors(path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(50_000)}, path)
+
+
+def _by_h5py(path: Path) -> None:
+    import h5py
+    import numpy
+
+    with h5py.File(path, "w") as file:
+        file["a"] = numpy.zeros(50_000)
+
+
+def _by_numpy(path: Path) -> None:
+    import numpy
+
+    numpy.save(path, numpy.zeros(50_000))
+
+
+@pytest.mark.parametrize("size", [1, 100_000], ids=["first byte", "in the middle"])
+@pytest.mark.parametrize("write", [_by_torch, _by_torch_into_a_file, _by_safetensors, _by_h5py, _by_numpy])
+def test_what_libraries_hide_is_named_with_the_reason(tmp_path, write, size):
+    path = tmp_path / "result.bin"
+    reason = rf"^{path}: cannot be written \({os.strerror(errno.EFBIG)}\)$"
+    with files_of_at_most(size), pytest.raises(OutputError, match=reason), writing(path):
+        write(path)
+
+
+def test_a_file_that_is_read_meanwhile_keeps_its_own_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="input"), folder_beside(tmp_path / "out") as folder:
+        (folder / "new").write_text((tmp_path / "input").read_text())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_of_ours_stays_one(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), writing(tmp_path / "out"):
+        raise RuntimeError("shapes do not fit")

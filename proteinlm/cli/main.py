@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
@@ -56,8 +57,8 @@ def _both_spellings(name: str) -> str:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that what is half-written is removed on the way out."""
+def _ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into an exception, so that what is half-written is removed on the way out."""
     if threading.current_thread() is not threading.main_thread():
         # only the main thread hears of signals
         yield
@@ -68,11 +69,14 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    # what this process was told to ignore, as nohup does, stays ignored
+    heard = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.command(
@@ -84,32 +88,50 @@ def _ended_by_sigterm() -> Iterator[None]:
 @click.pass_context
 def group(ctx: click.Context) -> None:
     """Language models of protein sequences at full length."""
-    # train saves its state on SIGTERM by itself
+    # train saves its state on these by itself
     if ctx.invoked_subcommand != "train":
-        ctx.with_resource(_ended_by_sigterm())
+        ctx.with_resource(_ended_by_signals())
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; exit 0 when done, 1 on an error with its reason, 2 on wrong usage, 143 on SIGTERM."""
+    """Run the command line.
+
+    Exits 0 when done, 1 on an error with its reason, 2 on wrong usage, 143 on SIGTERM, 129 on SIGHUP.
+    """
+    _open_closed_streams()
     try:
         group.main(arguments, prog_name="proteinlm", standalone_mode=True)
     except ProteinLMError as error:
-        for line in str(error).splitlines():
-            print(f"proteinlm: {line}", file=sys.stderr)
-        sys.exit(1)
+        _end(str(error))
     except BrokenPipeError:
         # the reader of our output has gone, as in `proteinlm inspect … | head`
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        # results are written to standard output where the system names no file
-        print(f"proteinlm: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
-        if error.filename is None:
-            _let_go_of_stdout()
-        sys.exit(1)
+        _end(_said(error))
 
 
-def _let_go_of_stdout() -> None:
-    """Keep what could not be written from being written once more at the end, with a second error."""
-    with suppress(OSError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _end(reason: str) -> NoReturn:
+    # nobody may be there to read it, as when a terminal was closed
+    with suppress(OSError):
+        for line in reason.splitlines():
+            print(f"proteinlm: {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _said(error: OSError) -> str:
+    """Return the file and the reason of an error of the system that nobody has answered."""
+    name = error.filename
+    if name is None and traceback.extract_tb(error.__traceback__)[-1].name == click.echo.__name__:
+        # what is left in it would be written again, and refused again, at the end of the process
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (stays open)
+        name = "standard output"
+    reason = error.strerror or str(error)
+    return reason if name is None else f"{name}: {reason}"
+
+
+def _open_closed_streams() -> None:
+    """Let a standard stream that was closed be an empty one, or what is opened next takes its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (stays open)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,8 +17,9 @@ LOG_INTERVAL = 30.0
 
 
 def note(text: str) -> None:
-    """Print a line for the person who runs the command."""
-    click.echo(text, err=True)
+    """Print a line for the person who runs the command, if somebody still listens."""
+    with suppress(OSError):
+        click.echo(text, err=True)
 
 
 class TerminalProgress:
@@ -70,15 +72,18 @@ class _Bar:
         )
 
     def advance(self, amount: int, figures: dict[str, str]) -> None:
-        if figures:
-            self._bar.set_postfix(figures, refresh=False)
-        self._bar.update(amount)
+        # a terminal that was closed does not end the work
+        with suppress(OSError):
+            if figures:
+                self._bar.set_postfix(figures, refresh=False)
+            self._bar.update(amount)
 
     def note(self, text: str) -> None:
         self._bar.write(text, file=sys.stderr)
 
     def finish(self) -> None:
-        self._bar.close()
+        with suppress(OSError):
+            self._bar.close()
 
 
 class _Log:

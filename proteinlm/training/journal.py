@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from proteinlm.errors import CheckpointError
-from proteinlm.outputs import file_beside
+from proteinlm.errors import CheckpointError, OutputError
+from proteinlm.outputs import file_beside, writing
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -18,17 +18,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the entries of a metrics file, leaving out a last line that was cut by a kill.
 
     Raises:
-        CheckpointError: if another line is no JSON.
+        CheckpointError: if another line is no entry.
+        OSError: if the file cannot be read.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     entries = []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
+            entries.append(_entry(line))
         except ValueError as error:
             if number < len(lines):
-                raise CheckpointError(f"{path}:{number}: is no JSON, found {line[:60]!r}; mend or remove it") from error
+                raise CheckpointError(
+                    f"{path}:{number}: is no entry of a journal, found {line[:60]!r}; mend or remove it"
+                ) from error
     return entries
+
+
+def _entry(line: str) -> dict[str, Any]:
+    entry = json.loads(line)
+    if not isinstance(entry, dict) or not {"kind", "step"} <= entry.keys():
+        raise ValueError("expected an object with kind and step")
+    return entry
 
 
 class Journal:
@@ -39,6 +49,10 @@ class Journal:
         step: optimiser steps already taken; entries after it belong to a run that was cut off
             before its state was saved, and are taken out.
         tensorboard: also write TensorBoard events.
+
+    Raises:
+        CheckpointError: if there is a journal that cannot be read.
+        OutputError: if it cannot be written; so do all methods.
     """
 
     def __init__(self, folder: Path, *, step: int = 0, tensorboard: bool = True) -> None:
@@ -46,8 +60,16 @@ class Journal:
         kept = [entry for entry in read_metrics(path) if entry["step"] <= step] if path.exists() and step else []
         with file_beside(path) as partial:
             partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._events = _tensorboard_writer(folder / TENSORBOARD_FOLDER, step) if tensorboard else None
+        self._path, self._events_folder = path, folder / TENSORBOARD_FOLDER
+        with writing(path):
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._events: Any = None
+        try:
+            with writing(self._events_folder):
+                self._events = _tensorboard_writer(self._events_folder, step) if tensorboard else None
+        except OutputError:
+            self._file.close()
+            raise
 
     def write(self, kind: str, step: int, figures: dict[str, float | int | str]) -> None:
         """Write an entry; a number that is not finite becomes null.
@@ -56,19 +78,25 @@ class Journal:
         """
         # JSON has no NaN and no infinity
         finite = {name: None if _is_unbounded(value) else value for name, value in figures.items()}
-        self._file.write(json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n")
+        with writing(self._path):
+            self._file.write(json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False) + "\n")
         if self._events is None:
             return
         group = f"{kind}/{figures['split']}" if "split" in figures else kind
-        for name, value in figures.items():
-            if not isinstance(value, str):
-                self._events.add_scalar(f"{group}/{name}", value, step)
+        with writing(self._events_folder):
+            for name, value in figures.items():
+                if not isinstance(value, str):
+                    self._events.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
         """Close the files."""
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        try:
+            with writing(self._path):
+                self._file.close()
+        finally:
+            if self._events is not None:
+                with writing(self._events_folder):
+                    self._events.close()
 
 
 def _is_unbounded(value: float | int | str) -> bool:

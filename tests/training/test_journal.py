@@ -40,9 +40,17 @@ def test_tensorboard_events_are_written(tmp_path):
 def test_damaged_line_before_the_last_is_named_and_nothing_is_lost(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "train", "step": 1}\nrubbish\n{"kind": "train", "step": 3}\n')
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl:2: is no JSON, found 'rubbish'"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl:2: is no entry of a journal, found 'rubbish'"):
         Journal(tmp_path, step=3)
     assert "rubbish" in path.read_text()
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"3", b'{"loss": 1}'], ids=["no text", "no object", "no step"])
+def test_line_of_anything_else_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line + b'\n{"kind": "train", "step": 3}\n')
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl:1: is no entry of a journal"):
+        Journal(tmp_path, step=3)
 
 
 def test_number_that_is_not_finite_becomes_null(tmp_path):
