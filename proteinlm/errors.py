@@ -41,6 +41,10 @@ class OutputError(ProteinLMError):
     """A result that cannot be written where it was asked for."""
 
 
+class InUseError(OutputError):
+    """A result that another process is writing."""
+
+
 class UnavailableError(ProteinLMError):
     """A library, device or implementation that this machine does not have."""
 

@@ -12,7 +12,7 @@ import click
 
 from proteinlm.cli.options import SpaceSeparatedCommand, SpaceSeparatedOption, set_attention_option, threads_option
 from proteinlm.cli.terminal import TerminalProgress, note
-from proteinlm.errors import ProteinLMError
+from proteinlm.errors import InUseError, ProteinLMError
 
 if TYPE_CHECKING:
     from proteinlm.inference.embedding_files import Output
@@ -102,6 +102,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     output = output_of(options["output"], options["layout"])
     try:
         report = _run(output, config, options)
+    except InUseError:
+        raise
     except (ProteinLMError, KeyboardInterrupt, SystemExit):
         # a Path raises where it may not look, and what went wrong before is to be told
         if os.path.isdir(output.partial_path):

@@ -6,20 +6,17 @@ it. What is finished in it is renamed to the output.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from proteinlm import outputs
 from proteinlm.errors import FastaError, ManifestError, OutputError
+from proteinlm.locks import LOCK_FILE, locked
 
-_LOCK = "lock"
 _STATE = "state.json"
 
 
@@ -100,7 +97,7 @@ class WorkFolder:
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != _LOCK:
+            elif entry.name != LOCK_FILE:
                 entry.unlink()
 
 
@@ -141,7 +138,7 @@ def _becoming(folder: WorkFolder, output: Path) -> Iterator[None]:
     place = outputs.resolved(output)
     _remove_leftover(folder, place, output)
     outputs.refuse_full(output)
-    with outputs.parents_made(place), _locked(folder, output):
+    with outputs.parents_made(place), locked(folder.path, output, "ingested"):
         try:
             yield
             # somebody else may have filled it meanwhile
@@ -172,7 +169,7 @@ def _remove(folder: WorkFolder) -> None:
 def _remove_leftover(folder: WorkFolder, place: Path, output: Path) -> None:
     """Remove the folder of a corpus that was finished when its process was killed."""
     if os.path.isdir(place) and os.path.isdir(folder.path) and not folder.corpus.is_dir():
-        with suppress(OutputError), _locked(folder, output):
+        with suppress(OutputError), locked(folder.path, output, "ingested"):
             if not folder.corpus.is_dir():
                 _remove(folder)
 
@@ -182,46 +179,3 @@ def _kept(folder: WorkFolder) -> str:
     if not folder.has_state:
         return ""
     return f"; what is done is kept in {folder.path}, go on with it by --resume"
-
-
-@contextmanager
-def _locked(folder: WorkFolder, output: Path) -> Iterator[None]:
-    with _lock_file(folder, output) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
-
-
-def _lock_file(folder: WorkFolder, output: Path) -> IO[str]:
-    """Return the lock, held until it is closed or this process ends, however it ends."""
-    path = folder.path / _LOCK
-    while True:
-        try:
-            folder.path.mkdir(exist_ok=True)
-            file = path.open("a+", encoding="utf-8")
-        except FileNotFoundError:  # its holder has removed the folder meanwhile
-            continue
-        except OSError as error:
-            raise OutputError(f"{folder.path}: cannot be made ({error.strerror or error})") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read() or "another process"
-            file.close()
-            raise OutputError(f"{output}: is being ingested by {holder}; wait for it or name another output") from error
-        except OSError as error:
-            file.close()
-            raise OutputError(f"{path}: cannot be locked ({error.strerror or error})") from error
-        if _is_same_file(file, path):
-            return file
-        file.close()
-
-
-def _is_same_file(file: IO[str], path: Path) -> bool:
-    """Say whether the file that was opened is the one that has the name: its holder may have removed it."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

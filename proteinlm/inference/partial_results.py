@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from proteinlm.errors import OutputError
 from proteinlm.inference.embeddings import Kind
-from proteinlm.outputs import file_beside
+from proteinlm.locks import LOCK_FILE, locked
+from proteinlm.outputs import file_beside, parents_made, writing
 
 JOURNAL_FILE = "journal.jsonl"
 SETTINGS_FILE = "settings.json"
@@ -79,6 +80,7 @@ class PartialResults:
         num_batches: batches committed so far, those of earlier runs included.
 
     Raises:
+        InUseError: if another process writes it.
         OutputError: if the folder is there and is not to be resumed, or belongs to another run.
     """
 
@@ -99,9 +101,13 @@ class PartialResults:
         # os.path says no where a Path raises, of folders that may not be looked into
         self._made = [folder for folder in path.parents if not os.path.exists(folder)]
         self._open_files: dict[str, BinaryIO] = {}
-        with _errors_of(path):
-            self.num_batches = self._recover(settings) if self._exists(resume) else self._begin(settings)
-            self._journal = (path / JOURNAL_FILE).open("ab")
+        with ExitStack() as stack:
+            stack.enter_context(parents_made(path / LOCK_FILE))
+            stack.enter_context(locked(path, path, "written"))
+            with _errors_of(path):
+                self.num_batches = self._recover(settings) if self._exists(resume) else self._begin(settings)
+                self._journal = (path / JOURNAL_FILE).open("ab")
+            self._lock = stack.pop_all()
 
     def append(
         self, entries: Sequence[Entry], residues: bytes, arrays: Mapping[Column, Sequence[NDArray[Any]]]
@@ -145,7 +151,11 @@ class PartialResults:
         return _memory_map(self.path / RESIDUES_FILE, numpy.dtype(numpy.uint8))
 
     def close(self) -> None:
-        """Close the files; the folder stays."""
+        """Close the files; the folder stays, for others too."""
+        self._close_files()
+        self._lock.close()
+
+    def _close_files(self) -> None:
         for file in (*self._open_files.values(), self._journal):
             # what is committed was flushed; what was not fails once more
             with suppress(OSError):
@@ -153,9 +163,10 @@ class PartialResults:
 
     def remove(self) -> None:
         """Close the files and remove the folder, and the folders made for it that hold nothing else."""
-        self.close()
+        self._close_files()
         with _errors_of(self.path, "removed"):
             shutil.rmtree(self.path)
+        self._lock.close()
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()

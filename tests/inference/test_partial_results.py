@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy
 import pytest
 
-from proteinlm.errors import OutputError
+from proteinlm.errors import InUseError, OutputError
 from proteinlm.inference.partial_results import JOURNAL_FILE, RESIDUES_FILE, Column, Entry, PartialResults
 
 MEAN, PER_TOK = Column("mean", 2), Column("per_tok", 2)
@@ -89,5 +90,17 @@ def test_other_settings_are_refused_by_name(two_batches: Path):
 
 def test_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot make this folder"):
         opened(tmp_path / "file" / "out.h5.partial")
+
+
+@pytest.mark.parametrize("resume", [True, False], ids=["resume", "begin"])
+def test_two_runs_at_once_are_refused_by_the_holder_and_lose_nothing(two_batches: Path, resume: bool):
+    first = opened(two_batches, resume=True)
+    append_batch(first, 3)
+    with pytest.raises(InUseError, match=rf"is being written by process {os.getpid()} on .*; wait for it"):
+        opened(two_batches, resume=resume)
+    assert first.num_batches == 3
+    assert content(first)[1] == [1.0, -1.0, 2.0, -2.0, 3.0, -3.0]
+    # and it is free again
+    opened(two_batches, resume=True).close()
