@@ -36,6 +36,7 @@ from proteinlm.training.journal import Journal
 from proteinlm.training.loop import RunProgress, RunResult, TrainingConfig, TrainingLoop
 from proteinlm.training.objective import MaskedLMObjective
 from proteinlm.training.optimiser import OptimiserConfig, ScheduleConfig
+from proteinlm.training.processes import holds_more_than_a_lock, sole_run
 from proteinlm.training.states import STATE_FOLDER, has_state, newest_tag, read_progress
 from proteinlm.training.validation import ValidationConfig, ValidationResult, choose_proteins
 
@@ -118,7 +119,15 @@ def train(
         OutputError: if the folder already holds a run and ``resume`` is not set.
         ConfigError: if recipe or corpus differ from those of the run to go on with, or the corpus lacks
             what the recipe needs.
+        InUseError: if another process trains in the folder.
     """
+    with sole_run(folder):
+        return _train(recipe, corpus_path, folder, resume, recipe_folder, progress)
+
+
+def _train(
+    recipe: Recipe, corpus_path: Path, folder: Path, resume: bool, recipe_folder: Path, progress: Progress
+) -> RunResult:
     corpus = open_corpus(corpus_path)
     _check_training_split(corpus, recipe.epochs)
     model = MaskedLM(recipe.model, seed=recipe.seed)
@@ -134,6 +143,7 @@ def train(
         micro_batch=recipe.training.windows_per_micro_batch,
         windows_per_step=recipe.training.windows_per_step,
         folder=recipe_folder,
+        report=progress,
     )
     # a run that was cut off before its first state begins again
     can_go_on = resume and has_state(folder / STATE_FOLDER)
@@ -323,7 +333,7 @@ def _vocabulary_counts(corpus: Corpus, vocab_size: int) -> list[int]:
 def _check_folder(folder: Path, resume: bool) -> None:
     if not resume and (folder / RUN_FILE).exists():
         raise OutputError(f"{folder}: already holds a run; go on with it by --resume, or name another folder")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not resume and folder.exists() and (not folder.is_dir() or holds_more_than_a_lock(folder)):
         raise OutputError(f"{folder}: already exists and is not empty; name another folder for the run")
 
 

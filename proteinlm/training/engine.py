@@ -19,14 +19,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch._C._distributed_c10d import HashStore
 
 from proteinlm.batches.loader import MaskedBatch
 from proteinlm.errors import CheckpointError, ConfigError, UnavailableError
+from proteinlm.progress import SILENT, Progress
 from proteinlm.training.interface import EngineConfig, StepResult, TrainingEngine
 from proteinlm.training.local_engine import LocalEngine
 from proteinlm.training.objective import MaskedLMObjective
 from proteinlm.training.optimiser import OptimiserConfig, build_optimiser, set_learning_rate
+from proteinlm.training.processes import join, launched
+from proteinlm.training.states import loading, way_out
 
 # what a DeepSpeed JSON may not set, by path, and the setting of the recipe that decides it
 _DECIDED = {
@@ -59,9 +61,10 @@ class DeepSpeedEngine:
         micro_batch: int,
         windows_per_step: int,
         extra: Mapping[str, Any],
+        report: Progress = SILENT,
     ) -> None:
         deepspeed = _import_deepspeed()
-        self.device = _join_processes(deepspeed)
+        self.device = _join_processes(deepspeed, report)
         self.rank = distributed.get_rank()
         self.world_size = distributed.get_world_size()
         self._zero_stage = settings.zero_stage
@@ -136,13 +139,10 @@ class DeepSpeedEngine:
         Raises:
             CheckpointError: if it is damaged or of another model.
         """
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                path, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
-        except (OSError, RuntimeError, KeyError, ValueError, AssertionError) as error:
-            raise CheckpointError(f"{folder}: cannot be loaded as the state of this model ({error})") from error
-        if path is None:
-            raise CheckpointError(f"{folder}: is no training state that DeepSpeed can load")
+        with loading(folder), contextlib.redirect_stdout(sys.stderr):
+            path, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+            if path is None:
+                raise CheckpointError(f"{folder}: is no training state that DeepSpeed can load; {way_out(folder)}")
 
     def close(self) -> None:
         """Leave the other processes when all are done, or their threads abort the interpreter at its exit."""
@@ -211,6 +211,7 @@ def build_engine(
     micro_batch: int,
     windows_per_step: int,
     folder: Path,
+    report: Progress = SILENT,
 ) -> TrainingEngine:
     """Return the engine that the settings ask for.
 
@@ -221,13 +222,14 @@ def build_engine(
         micro_batch: windows on one process at a time.
         windows_per_step: windows of all processes in a step.
         folder: of the recipe, in which a DeepSpeed JSON is looked for.
+        report: is told if the other processes let this one wait.
 
     Raises:
-        ConfigError: if the windows of a step cannot be dealt evenly, or the local engine is asked
-            for what it cannot do.
-        UnavailableError: if DeepSpeed is not installed.
+        ConfigError: if the windows of a step cannot be dealt evenly, the local engine is asked for
+            what it cannot do, or the environment names processes that nobody has started.
+        UnavailableError: if DeepSpeed is not installed, or the processes do not find each other.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = launched().world_size
     if windows_per_step % (micro_batch * world_size):
         raise ConfigError(
             f"training.windows_per_step is {windows_per_step}; expected a multiple of windows_per_micro_batch "
@@ -241,6 +243,7 @@ def build_engine(
             micro_batch=micro_batch,
             windows_per_step=windows_per_step,
             extra=_read_extra(settings, folder),
+            report=report,
         )
     if world_size > 1 or settings.precision != "float32":
         raise ConfigError(
@@ -289,18 +292,14 @@ def _import_deepspeed() -> Any:
     return deepspeed
 
 
-def _join_processes(deepspeed: Any) -> torch.device:
+def _join_processes(deepspeed: Any, report: Progress) -> torch.device:
     """Join the processes that the launcher started, or be the only one, and return this one's device."""
     device = _device()
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
-        if "RANK" in os.environ:
-            distributed.init_process_group(backend)
-        else:
-            # alone: no port is opened, so that any number of runs share a machine
-            distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        join(launched(), backend, report)
     # DeepSpeed asks for it even where no launcher has set it
     os.environ.setdefault("LOCAL_RANK", "0")
     # an operator for inference that training never calls: building it needs a compiler and half a minute, and a

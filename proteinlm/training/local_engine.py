@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from proteinlm.batches.loader import MaskedBatch
-from proteinlm.errors import CheckpointError
 from proteinlm.training.interface import StepResult
 from proteinlm.training.objective import MaskedLMObjective
 from proteinlm.training.optimiser import OptimiserConfig, build_optimiser, set_learning_rate
+from proteinlm.training.states import loading
 
 STATE_FILE = "state.pt"
 
@@ -72,13 +72,10 @@ class LocalEngine:
         Raises:
             CheckpointError: if it is damaged or of another model.
         """
-        path = folder / STATE_FILE
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+        with loading(folder):
+            state = torch.load(folder / STATE_FILE, map_location=self.device, weights_only=True)
             self.objective.load_state_dict(state["objective"])
             self._optimiser.load_state_dict(state["optimiser"])
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be loaded as the state of this model ({error})") from error
 
     def close(self) -> None:
         """Do nothing: there is one process."""

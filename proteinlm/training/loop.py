@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,8 +18,9 @@ from torch import Tensor
 from proteinlm.batches.loader import BatchLoader, MaskedBatch
 from proteinlm.batches.packing import PackingConfig
 from proteinlm.batches.sampler import WindowKey
-from proteinlm.errors import ProteinLMError
+from proteinlm.errors import CheckpointError, ProteinLMError
 from proteinlm.inference.evaluation import MaskedProteins
+from proteinlm.outputs import writing
 from proteinlm.progress import Progress
 from proteinlm.training.interface import StepResult, TrainingEngine
 from proteinlm.training.journal import Journal
@@ -30,6 +33,8 @@ MOST_SKIPPED = 50
 _WAY_OUT = "lower optimiser.learning_rate or take another engine.precision; the state saved last is the last good one"
 # repeats of a signal within this time are the same request
 SAME_REQUEST_SECONDS = 10.0
+# of Ctrl-C, of a batch system, and of a terminal that is closed
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,11 +115,18 @@ class RunProgress:
         Args:
             table: of all processes.
             rank: of this process; only the first takes over the sums over processes.
+
+        Raises:
+            CheckpointError: if it is no such table.
         """
-        tally = Tally(**table["tally"])
+        try:
+            tally = Tally(**table["tally"])
+            progress = cls(**{**table, "next_window": WindowKey(**table["next_window"]), "tally": tally})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"the newest training state does not say how far the run was ({error!r})") from error
         if rank > 0:
             tally.loss, tally.num_correct, tally.num_targets = 0.0, 0, 0
-        return cls(**{**table, "next_window": WindowKey(**table["next_window"]), "tally": tally})
+        return progress
 
 
 @dataclass(frozen=True)
@@ -297,7 +309,13 @@ class TrainingLoop:
     def _save(self) -> None:
         weights = self._finite_weights()
         folder, tag = self.folder / STATE_FOLDER, f"step-{self.progress.step:09d}"
-        self.engine.save_state(folder / tag)
+        try:
+            with writing(folder / tag):
+                self.engine.save_state(folder / tag)
+        except BaseException:
+            # the older states stay, and half of one only fills the disk
+            shutil.rmtree(folder / tag, ignore_errors=True)
+            raise
         own = self.progress.tally
         # also waits for every process to have written its part
         sums = self.engine.sum_over_processes([own.loss, own.num_correct, own.num_targets])
@@ -311,10 +329,11 @@ class TrainingLoop:
 
 
 class StopSignal:
-    """Remembers that SIGINT or SIGTERM came, so that the step in hand can end and be saved.
+    """Remembers that SIGINT, SIGTERM or SIGHUP came, so that the step in hand can end and be saved.
 
     Launchers pass on what the whole group of processes has received already, so repeats within a
-    while are the same request; a later one does what it always does.
+    while are the same request; a later one does what it always does. A signal that this process was told
+    to ignore, as ``nohup`` does, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -323,8 +342,12 @@ class StopSignal:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._receive)
+        if threading.current_thread() is not threading.main_thread():
+            # only the main thread hears of signals
+            return self
+        for number in _STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:

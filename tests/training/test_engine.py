@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,8 +193,39 @@ def test_distributed_data_parallel_reduces_the_gradients_of_a_reversible_trunk(t
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def _worker(launcher, rank):
+    """Return the process of a rank, found among the children of the launcher."""
+    children = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True).stdout
+    for process in map(int, children.split()):
+        if f"RANK={rank}" in Path(f"/proc/{process}/environ").read_text().split("\0"):
+            return process
+    raise AssertionError(f"no process of rank {rank} among {children!r}")
+
+
+def _to_the_group(launcher):
+    # as a batch system does: to the launcher and to every worker, and the launcher passes it on
+    os.killpg(launcher.pid, signal.SIGTERM)
+
+
+def _to_one(rank, number):
+    def send(launcher):
+        os.kill(_worker(launcher, rank), number)
+
+    return send
+
+
 @pytest.mark.processes
-def test_signal_to_every_process_of_a_launcher_saves_and_resumes(recipe, tiny_corpus, tmp_path):
+@pytest.mark.parametrize(
+    "send",
+    [
+        _to_the_group,
+        _to_one(1, signal.SIGHUP),
+        pytest.param(_to_one(0, signal.SIGINT), marks=pytest.mark.slow),
+        pytest.param(_to_one(1, signal.SIGTERM), marks=pytest.mark.slow),
+    ],
+    ids=["SIGTERM to all", "SIGHUP to the second", "SIGINT to the first", "SIGTERM to the second"],
+)
+def test_signal_to_processes_of_a_launcher_saves_and_ends_all(recipe, tiny_corpus, tmp_path, send):
     settings = recipe(
         engine={"kind": "deepspeed"},
         schedule={"num_steps": 400, "warmup_steps": 2},
@@ -207,8 +239,7 @@ def test_signal_to_every_process_of_a_launcher_saves_and_resumes(recipe, tiny_co
         assert launched.poll() is None, launched.communicate()[1][-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    # as a batch system does: to the launcher and to every worker, and the launcher passes it on
-    os.killpg(launched.pid, signal.SIGTERM)
+    send(launched)
     launched.communicate(timeout=120)
     progress = read_progress(tmp_path / "run" / "training_state")["progress"]
     assert 0 < progress["step"] < 400

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from proteinlm.corpus import IngestionConfig, SplittingConfig, ingest
-from proteinlm.errors import ConfigError, OutputError, ProteinLMError
+from proteinlm.errors import CheckpointError, ConfigError, OutputError, ProteinLMError
 from proteinlm.model import load_checkpoint
 from proteinlm.recipe import train
 from proteinlm.training import loop
 from proteinlm.training.journal import read_metrics
 from proteinlm.training.local_engine import LocalEngine
+from proteinlm.training.loop import StopSignal, TrainingLoop
 from proteinlm.training.objective import MaskedLMObjective
 
 
@@ -94,12 +98,13 @@ def test_resumed_reversible_run_equals_one_that_was_never_cut(recipe, tiny_corpu
     assert load_checkpoint(tmp_path / "cut").model.config == settings.model
 
 
-def test_signal_ends_the_step_and_saves(recipe, tiny_corpus, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_signal_ends_the_step_and_saves(recipe, tiny_corpus, tmp_path, number):
     class Interrupting(CutAfter):
         def advance(self, amount, **figures):
             self.left -= 1
             if self.left == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
 
     result = train(recipe(), tiny_corpus, tmp_path / "run", progress=Interrupting(2))
     # the signal comes while step 2 is reported; step 3 is the one that sees it
@@ -107,6 +112,22 @@ def test_signal_ends_the_step_and_saves(recipe, tiny_corpus, tmp_path):
     assert result.progress.step == 3
     resumed = train(recipe(), tiny_corpus, tmp_path / "run", resume=True)
     assert resumed.progress.step == 6
+
+
+def test_signal_that_was_told_to_be_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not stop.was_received
+
+
+def test_training_in_a_thread_does_without_signals(recipe, tiny_corpus, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(train, recipe(), tiny_corpus, tmp_path / "run").result()
+    assert result.progress.step == 6
 
 
 def test_interrupted_run_equals_one_that_was_never_cut(recipe, tiny_corpus, tmp_path):
@@ -163,6 +184,61 @@ def test_state_whose_writing_was_cut_is_passed_over(recipe, tiny_corpus, tmp_pat
     (half / "state.pt").write_bytes(b"half")
     train(recipe(), tiny_corpus, tmp_path / "cut", resume=True)
     assert _figures(tmp_path / "cut") == _figures(tmp_path / "whole")
+
+
+@contextmanager
+def _files_of_at_most(size):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_named_and_the_older_state_stays_whole(recipe, tiny_corpus, tmp_path, engine, monkeypatch):
+    train(recipe(engine=engine), tiny_corpus, tmp_path / "whole")
+    save = TrainingLoop._save
+
+    def save_on_a_full_disk(self):
+        with _files_of_at_most(50_000) if self.progress.step == 6 else nullcontext():
+            save(self)
+
+    states = tmp_path / "cut" / "training_state"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "_save", save_on_a_full_disk)
+        with pytest.raises(OutputError, match=f"^{states / 'step-000000006'}: cannot be written .File too large.$"):
+            train(recipe(engine=engine), tiny_corpus, tmp_path / "cut")
+    assert [path.name for path in states.glob("step-*")] == ["step-000000003"]
+    train(recipe(engine=engine), tiny_corpus, tmp_path / "cut", resume=True)
+    assert _figures(tmp_path / "cut") == _figures(tmp_path / "whole")
+
+
+def test_a_state_that_was_cut_is_named_and_the_older_one_can_be_taken(recipe, tiny_corpus, tmp_path, engine):
+    train(recipe(engine=engine), tiny_corpus, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            recipe(engine=engine, training={"checkpoint_interval": 2}),
+            tiny_corpus,
+            tmp_path / "run",
+            progress=CutAfter(5),
+        )
+    newest = tmp_path / "run" / "training_state" / "step-000000004"
+    for file in [path for path in newest.iterdir() if path.name != "progress.json"]:
+        whole = file.read_bytes()
+        for size in (0, len(whole) // 2):
+            file.write_bytes(whole[:size])
+            with pytest.raises(
+                CheckpointError, match=rf"^{newest}: .*; remove {newest} to resume from step-000000002$"
+            ):
+                train(recipe(engine=engine), tiny_corpus, tmp_path / "run", resume=True)
+        file.write_bytes(whole)
+    (newest / "progress.json").write_text('{"ident')
+    with pytest.raises(CheckpointError, match=rf"progress.json: cannot be read .*; remove {newest} to resume from"):
+        train(recipe(engine=engine), tiny_corpus, tmp_path / "run", resume=True)
+    shutil.rmtree(newest)
+    train(recipe(engine=engine), tiny_corpus, tmp_path / "run", resume=True)
+    assert _figures(tmp_path / "run") == _figures(tmp_path / "whole")
 
 
 def test_resumed_run_remembers_what_it_began_with(recipe, tiny_corpus, tmp_path):
