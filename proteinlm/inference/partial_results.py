@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from proteinlm.errors import OutputError
 from proteinlm.inference.embeddings import Kind
 from proteinlm.locks import LOCK_FILE, locked
-from proteinlm.outputs import file_beside, parents_made, writing
+from proteinlm.outputs import file_beside, parents_made
 
 JOURNAL_FILE = "journal.jsonl"
 SETTINGS_FILE = "settings.json"
