@@ -116,7 +116,7 @@ NUCLEOTIDES = (
 def test_nucleotides_are_warned_of_in_the_same_words(run, verb: str):
     code, printed = run(verb, NUCLEOTIDES)
     assert code == 0, printed
-    (line,) = (line for line in printed.splitlines() if "nucleotides" in line and "noted" not in line)
+    (line,) = (line for line in printed.splitlines() if line.startswith("warning:") and "like nucleotides" in line)
     assert line.split(";")[0] == "warning: 2 sequences look like nucleotides, not like a protein"
 
 

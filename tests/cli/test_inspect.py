@@ -203,6 +203,19 @@ def test_a_checkpoint_says_its_size_step_and_settings(inspect, checkpoint):
     assert "model.hidden_size = 8" in out
 
 
+def test_a_checkpoint_that_no_model_can_run_is_shown_and_says_so(inspect, checkpoint):
+    from proteinlm.model import load_checkpoint, save_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    weights = {name: weight.clone() for name, weight in loaded.model.state_dict().items()}
+    weights["masked_lm_head.bias_V"][:2] = float("nan")
+    save_checkpoint(checkpoint, loaded.model, loaded.recipe, step=12, weights=weights)
+    code, out, _ = inspect(checkpoint)
+    assert code == 0
+    assert "no model to run: weight 'masked_lm_head.bias_V' holds 2 values that are not finite" in out
+    assert json.loads(inspect(checkpoint, "--json")[1])["not_finite"] == {"masked_lm_head.bias_V": 2}
+
+
 def test_a_run_shows_its_newest_figures_and_checkpoint(inspect, checkpoint):
     lines = [
         {"kind": "train", "step": 1, "loss": 3.0},
