@@ -8,7 +8,7 @@ export DS_ACCELERATOR ?= cpu
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
+$(VENV)/.ready: setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
@@ -23,8 +23,8 @@ test-all: setup
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: setup
-	$(BIN)/ruff format --check proteinlm tests benchmarks
-	$(BIN)/ruff check proteinlm tests benchmarks
+	$(BIN)/ruff format --check proteinlm tests benchmarks setup.py
+	$(BIN)/ruff check proteinlm tests benchmarks setup.py
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 

@@ -54,7 +54,7 @@ Example:
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path),
-    help="Take files, clusters and splits from this manifest, and check every digest and count.",
+    help="Take files, clusters and splits from this manifest, by path or name, and check every digest and count.",
 )
 @click.option(
     "--clusters",
@@ -79,7 +79,7 @@ Example:
 @click.option(
     "--held-out-families",
     type=click.Path(path_type=Path),
-    help="Hold out the families named here: TOML, or one a line.",
+    help="Hold out the families named here: TOML, or one a line; a path, or performer_pfam_families.",
 )
 @click.option(
     "--families",
@@ -123,11 +123,13 @@ def command(
     standard input. Nothing is dropped without a count.
     """
     from proteinlm import config as configuration
+    from proteinlm.shipped import find_manifest
 
     if bool(files) == bool(manifest):
         raise click.UsageError("name FILES to read, or one --manifest, and not both")
     if manifest and clusters:
         raise click.UsageError("--clusters comes from the manifest; leave one of the two out")
+    manifest = find_manifest(manifest) if manifest else None
     by_name, effort = _held_out(options), _effort(options)
     _join_drop_duplicates(options)
     _check_cluster_options(options, has_clusters=clusters is not None, may_have_clusters=bool(clusters or manifest))
@@ -145,13 +147,14 @@ def command(
 def _held_out(options: dict[str, Any]) -> HeldOutFiles | None:
     """Take the files that hold out by name from among the options."""
     from proteinlm.corpus import HeldOutFiles
+    from proteinlm.shipped import find_families
 
     names, families, membership = (options.pop(name) for name in ("held_out", "held_out_families", "families"))
     if bool(families) != bool(membership):
         raise click.UsageError("--held-out-families names what to hold out and --families who is in it; name both")
     if names is None and membership is None:
         return None
-    return HeldOutFiles(names=names, families=families, membership=membership)
+    return HeldOutFiles(names=names, families=families and find_families(families), membership=membership)
 
 
 def _effort(options: dict[str, Any]) -> Effort:

@@ -48,9 +48,9 @@ def command(
 ) -> None:
     """Say what PATH is and what it holds.
 
-    PATH is a corpus, a checkpoint, the folder of a run, a recipe, manifest or list of families (.toml),
-    or a file of sequences. --window-length and --duplicates are for a corpus, --picture is for a corpus or a
-    file of sequences, --set is for a recipe.
+    PATH is a corpus, a checkpoint, the folder of a run, a recipe, manifest or list of families (.toml, or
+    the name of one that comes with the program), or a file of sequences. --window-length and --duplicates
+    are for a corpus, --picture is for a corpus or a file of sequences, --set is for a recipe.
     """
     options = CorpusOptions(window_length or DEFAULT_WINDOW_LENGTH, duplicates, picture)
     kind, (table, lines) = _described(path, options, assignments)
@@ -89,10 +89,11 @@ def _described(path: Path, options: CorpusOptions, assignments: Sequence[str]) -
 
 
 def _describe(path: Path, options: CorpusOptions, assignments: Sequence[str]) -> tuple[str, Description]:
-    from proteinlm.errors import ConfigError
+    from proteinlm.shipped import find_anything
 
     if _is_folder(path):
         return _describe_folder(path, options)
+    path = path if str(path) == "-" else find_anything(path)
     if path.suffix == ".toml":
         from proteinlm import config
         from proteinlm.corpus import is_manifest
@@ -101,8 +102,6 @@ def _describe(path: Path, options: CorpusOptions, assignments: Sequence[str]) ->
         if "families" in table:
             return "list of families", _families(path)
         return ("manifest", _manifest(path)) if is_manifest(table) else ("recipe", _recipe(path, assignments))
-    if str(path) != "-" and not path.exists():
-        raise ConfigError(f"{path}: no such file or folder")
     return "FASTA", describe_file(path, options)
 
 

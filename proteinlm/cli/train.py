@@ -12,8 +12,8 @@ from proteinlm.cli.terminal import TerminalProgress, note, seconds
 
 EXAMPLE = """\b
 Examples:
-  proteinlm train pipelines/quickstart.toml --corpus corpus/ --output runs/first
-  proteinlm train pipelines/quickstart.toml --corpus corpus/ --output runs/first --resume
+  proteinlm train quickstart --corpus corpus/ --output runs/first
+  proteinlm train quickstart --corpus corpus/ --output runs/first --resume
   torchrun --nproc-per-node=2 -m proteinlm train RECIPE --corpus corpus/ --output runs/two
 """
 
@@ -28,12 +28,16 @@ Examples:
 def command(recipe: Path, corpus: Path, output: Path, resume: bool, assignments: tuple[str, ...]) -> None:
     """Train a masked language model from a RECIPE.
 
+    RECIPE is a path, or the name of one that comes with the program, such as quickstart.
+
     Runs in one process, or unchanged in as many as torchrun or deepspeed start. Ctrl-C ends the
     step in hand, saves the state and exits; --resume goes on from there.
     """
     from proteinlm.recipe import load_recipe, train
+    from proteinlm.shipped import find_recipe
 
     start = time.perf_counter()
+    recipe = find_recipe(recipe)
     result = train(
         load_recipe(recipe, assignments),
         corpus,

@@ -1,6 +1,6 @@
 """The room corpus: protein sequences in shards, with splits that do not leak."""
 
-from proteinlm.corpus.download import DownloadReport, download, find_manifest, shipped_manifests
+from proteinlm.corpus.download import DownloadReport, download
 from proteinlm.corpus.export import ExportReport, export_fasta
 from proteinlm.corpus.held_out import HeldOutFiles
 from proteinlm.corpus.ingestion import (
@@ -19,6 +19,7 @@ from proteinlm.corpus.splitting import SplittingConfig
 from proteinlm.corpus.summary import summarise_corpus, summarise_fasta
 from proteinlm.corpus.verification import VerificationReport, verify_corpus
 from proteinlm.corpus.web_server import DownloadConfig
+from proteinlm.shipped import find_manifest, shipped_manifests
 
 __all__ = [
     "MEMORY_BYTES",

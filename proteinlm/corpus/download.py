@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from proteinlm.corpus.web_server import DownloadConfig, Pause, fetch_bytes
 from proteinlm.errors import DownloadError, ManifestError, OutputError
 from proteinlm.outputs import file_beside
 from proteinlm.progress import SILENT, Progress
+from proteinlm.shipped import find_manifest
 
-SHIPPED_MANIFESTS = Path(__file__).resolve().parents[2] / "data_manifests"
 # a publisher's checksum file has some hundred bytes for a file
 _LONGEST_METALINK = 1 << 26
 
@@ -41,28 +40,6 @@ class DownloadReport:
     release: str
     manifest: Path
     files: tuple[DownloadedFile, ...]
-
-
-def shipped_manifests() -> dict[str, Path]:
-    """Return the manifests that come with the program, by name."""
-    lists = set(SHIPPED_MANIFESTS.glob("*_families.toml"))
-    return {path.stem: path for path in sorted(SHIPPED_MANIFESTS.glob("*.toml")) if path not in lists}
-
-
-def find_manifest(name: str | Path) -> Path:
-    """Return the manifest that ``name`` means: a path, or the name of one that comes with the program.
-
-    Raises:
-        ManifestError: if it is neither.
-    """
-    if (path := Path(name)).is_file():
-        return path
-    shipped = shipped_manifests()
-    if (found := shipped.get(str(name))) is not None:
-        return found
-    close = difflib.get_close_matches(str(name), shipped, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"expected a path, or one of {', '.join(shipped)}"
-    raise ManifestError(f"{name}: no such file, and no manifest of that name; {hint}")
 
 
 def download(

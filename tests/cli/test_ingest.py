@@ -115,9 +115,8 @@ def test_an_input_that_cannot_be_is_refused_by_name(proteinlm, tmp_path):
     assert f"{'a' * 300}: cannot be read (File name too long)" in err
 
 
-def test_manifest_of_the_sample_is_ingested(proteinlm, tmp_path, project_root):
-    manifest = project_root / "data_manifests" / "uniprotkb_sample.toml"
-    code, _, err = proteinlm("ingest", "--manifest", manifest, "-o", tmp_path / "corpus")
+def test_manifest_of_the_sample_is_ingested_by_its_name(proteinlm, tmp_path):
+    code, _, err = proteinlm("ingest", "--manifest", "uniprotkb_sample", "-o", tmp_path / "corpus")
     assert code == 0, err
     assert "validation_ood: 941 sequences, 573,997 residues (0 equal to one in train, 0 of a cluster in train)" in err
 
@@ -325,6 +324,15 @@ def test_proteins_are_held_out_by_list_family_and_cluster(proteinlm, tmp_path):
     sequences = corpus.sequences("validation_ood")
     assert [sequences.identifier(number) for number in range(len(sequences))] == ["P0", "P1", "P2"]
     assert corpus.index.held_out.files.keys() == {"held_out", "held_out_families", "families"}
+
+
+def test_families_that_come_with_the_program_are_held_out_by_the_name_of_their_list(proteinlm, tmp_path):
+    fasta = _write(tmp_path / "two.fasta", ">P1\nMKTAYIAKQR\n>P2\nMSILVTRPSP\n")
+    table = _write(tmp_path / "families.tsv", "P1\tPF04680\nP2\tPF00001\n")
+    words = ["--held-out-families", "performer_pfam_families", "--families", table]
+    code, _, err = proteinlm("ingest", fasta, "-o", tmp_path / "corpus", *words)
+    assert code == 0, err
+    assert open_corpus(tmp_path / "corpus").sequences("validation_ood").identifier(0) == "P1"
 
 
 @pytest.mark.parametrize(

@@ -138,9 +138,8 @@ def test_a_fasta_file_is_shown_as_ingest_would_see_it(inspect):
     assert "would be dropped: 2 no residues" in out
 
 
-def test_a_recipe_is_resolved(inspect, project_root):
-    path = project_root / "pipelines" / "quickstart.toml"
-    code, out, _ = inspect(path, "--json")
+def test_a_recipe_is_resolved(inspect):
+    code, out, _ = inspect("quickstart", "--json")
     found = json.loads(out)
     assert (code, found["kind"]) == (0, "recipe")
     # a setting that the file leaves to its default
@@ -175,10 +174,10 @@ def test_a_misspelt_recipe_is_refused(inspect, tmp_path):
     assert "model.num_layer: no such setting; did you mean 'num_layers'?" in err
 
 
-def test_a_manifest_is_told_from_a_recipe(inspect, project_root):
-    code, out, _ = inspect(project_root / "data_manifests" / "uniprotkb_sample.toml")
+def test_a_manifest_is_told_from_a_recipe(inspect):
+    code, out, _ = inspect("uniprotkb_sample")
     assert code == 0
-    assert "uniprotkb_sample.toml: manifest" in out
+    assert out.startswith("uniprotkb_sample: manifest")
     assert "CC BY 4.0" in out
 
 
@@ -275,7 +274,10 @@ def test_verify_of_anything_but_a_corpus_is_wrong_usage(inspect):
 
 
 def test_what_is_nothing_of_ours_is_refused(inspect, tmp_path):
-    for path, message in ((tmp_path, "is no corpus"), (tmp_path / "nowhere", "no such file or folder")):
+    for path, message in (
+        (tmp_path, "is no corpus"),
+        (tmp_path / "nowhere", "no such file, and no recipe, manifest or list of families of that name; "),
+    ):
         code, out, err = inspect(path)
         assert (code, out) == (1, "")
         assert message in err

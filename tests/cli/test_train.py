@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from proteinlm.cli.main import main
+
 RECIPE = """
 [packing]
 window_length = 512
@@ -82,6 +84,20 @@ def test_misspelt_setting_ends_with_one_line_and_code_1(run, tiny_corpus):
         f"proteinlm: {folder / 'run.toml'}: model.num_layer: no such setting; did you mean 'num_layers'?"
     ]
     assert not (folder / "x").exists()
+
+
+def test_a_recipe_is_trained_by_its_name(tiny_corpus, tmp_path, capsys):
+    small = ["packing.window_length=512", "model.num_layers=1", "model.hidden_size=32", "model.num_heads=2"]
+    small += ["schedule.num_steps=1", "schedule.warmup_steps=0", "training.windows_per_step=1", "engine.kind=local"]
+    small += ["training.windows_per_micro_batch=1"]
+    words = [f"--set={assignment}" for assignment in small]
+    with pytest.raises(SystemExit) as end:
+        main(["train", "quickstart", "--corpus", str(tiny_corpus), "--output", str(tmp_path / "run"), *words])
+    assert not end.value.code
+    recipe = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
+    # as the recipe says and not as the default does
+    assert recipe["model"]["attention"]["num_random_features"] == 128
+    assert "trained 1 steps" in capsys.readouterr().err
 
 
 def test_missing_corpus_ends_with_code_1_and_no_run_folder(run):
