@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,10 @@ VERBS = {
 }
 
 
+# how long a process that is not the first waits with its error: launchers end all when one has failed
+PATIENCE_SECONDS = 5.0
+
+
 class LazyGroup(click.Group):
     """A group that knows the names of its verbs and imports one only to run it."""
 
@@ -44,6 +49,16 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"proteinlm.cli.{cmd_name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; what makes every process of a launcher fail alike is said by the first of them alone."""
+        try:
+            return super().invoke(ctx)
+        except (ProteinLMError, click.UsageError):
+            if os.environ.get("RANK", "0") != "0":
+                # still here after this, it has failed alone, or nobody ends it: then it speaks for itself
+                time.sleep(PATIENCE_SECONDS)
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of verbs without importing any of them."""
@@ -85,9 +100,13 @@ def _ended_by_signals() -> Iterator[None]:
     epilog="Example: proteinlm embed sequences.fasta --checkpoint runs/first -o embeddings.h5",
 )
 @click.version_option(proteinlm.__version__, prog_name="proteinlm")
+# DeepSpeed's launcher types it before the verb, and sets the variable of that name as torchrun does
+@click.option("--local-rank", type=click.IntRange(min=0), hidden=True)
 @click.pass_context
-def group(ctx: click.Context) -> None:
+def group(ctx: click.Context, local_rank: int | None) -> None:
     """Language models of protein sequences at full length."""
+    if local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
     # train saves its state on these by itself
     if ctx.invoked_subcommand != "train":
         ctx.with_resource(_ended_by_signals())

@@ -15,6 +15,7 @@ Examples:
   proteinlm train quickstart --corpus corpus/ --output runs/first
   proteinlm train quickstart --corpus corpus/ --output runs/first --resume
   torchrun --nproc-per-node=2 -m proteinlm train RECIPE --corpus corpus/ --output runs/two
+  deepspeed --num_gpus 2 --module proteinlm train RECIPE --corpus corpus/ --output runs/two
 """
 
 
@@ -33,11 +34,13 @@ def command(recipe: Path, corpus: Path, output: Path, resume: bool, assignments:
     Runs in one process, or unchanged in as many as torchrun or deepspeed start. Ctrl-C ends the
     step in hand, saves the state and exits; --resume goes on from there.
     """
-    from proteinlm.recipe import load_recipe, train
     from proteinlm.shipped import find_recipe
 
-    start = time.perf_counter()
     recipe = find_recipe(recipe)
+    # torch is loaded only for a recipe that is there
+    from proteinlm.recipe import load_recipe, train
+
+    start = time.perf_counter()
     result = train(
         load_recipe(recipe, assignments),
         corpus,
