@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import defaultdict
+from itertools import combinations
 from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -24,6 +27,46 @@ def _forget_old_machine_code() -> None:
 
 
 _forget_old_machine_code()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the combinations of a test marked ``one_in(n)``, run one in n, among which any two values meet.
+
+    The others are slow tests: what fails for two values together is found in every run, and what takes three
+    values together in most.
+    """
+    tests: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("one_in"):
+            tests[item.nodeid.partition("[")[0]].append(item)
+    for name, found in tests.items():
+        n = found[0].get_closest_marker("one_in").args[0]
+        places = _places(found)
+        if len(places) < math.prod(
+            len(set(column)) for column in zip(*(place.values() for place in places), strict=True)
+        ):
+            # some were named one by one: those are wanted
+            continue
+        kept = [place for place in places if sum(place.values()) % n == 0]
+        for item, place in zip(found, places, strict=True):
+            if place not in kept:
+                item.add_marker(pytest.mark.slow)
+        if _pairs(kept) != _pairs(places):
+            raise pytest.UsageError(f"{name}: one_in({n}) leaves two values that never meet; take a smaller number")
+
+
+def _places(items: list[pytest.Item]) -> list[dict[str, int]]:
+    """Return the values of each item by their places in the order of appearance."""
+    known: dict[str, dict[int, int]] = defaultdict(dict)
+    return [
+        {name: known[name].setdefault(id(value), len(known[name])) for name, value in item.callspec.params.items()}
+        for item in items
+    ]
+
+
+def _pairs(places: list[dict[str, int]]) -> set[tuple[tuple[str, int], ...]]:
+    return {pair for place in places for pair in combinations(sorted(place.items()), 2)}
 
 
 @pytest.fixture(autouse=True)

@@ -53,6 +53,7 @@ def compare(inputs, buckets, chunking, value_tolerance=1e-12, **options):
     torch.testing.assert_close(*gradients, rtol=0, atol=10 * value_tolerance)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.usefixtures("_tiles")
 @pytest.mark.parametrize("num_rounds", [1, 3])
 def test_values_and_gradients_equal_the_reference(layout, chunking, num_rounds):

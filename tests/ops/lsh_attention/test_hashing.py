@@ -23,6 +23,7 @@ def by_definition(x_K: torch.Tensor, rotations_2KF: torch.Tensor, factors: tuple
     return first + factors[0] * second
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("num_buckets", [0, 2, 6, 128, 200], ids=lambda n: f"{n} buckets")
 @pytest.mark.parametrize("elements", [2**18, 1], ids=["large tiles", "tiles of one position"])
 def test_buckets_are_those_of_the_definition(layout, num_buckets, elements, monkeypatch):

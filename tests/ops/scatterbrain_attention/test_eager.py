@@ -39,6 +39,7 @@ def _groups(request, monkeypatch):
     monkeypatch.setattr(eager, "GROUP_ELEMENTS", request.param)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.usefixtures("_groups")
 @pytest.mark.parametrize("block_length", [1, 3, 8, 64])
 def test_value_and_gradients_equal_the_reference(layout, orders, block_length):
@@ -51,6 +52,7 @@ def test_value_and_gradients_equal_the_reference(layout, orders, block_length):
     torch.testing.assert_close(*results, rtol=0, atol=1e-11)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("heads", [slice(None), slice(1, 3)], ids=["all heads", "some heads"])
 @pytest.mark.parametrize("part", [slice(None), slice(2, 30), slice(0, 0)], ids=["all", "block", "none"])
 @pytest.mark.parametrize("block_length", [1, 8, 64])
