@@ -70,6 +70,12 @@ def test_documents_name_no_place_of_one_machine(document: Path):
     assert places == []
 
 
+def test_documents_quote_no_number_of_tests(document: Path):
+    # it is another after every change
+    text = document.read_text(encoding="utf-8")
+    assert re.findall(r"\d[\d,]*\s+(?:(?:slow|fast)\s+)?(?:passed|skipped|deselected|tests\b)", text) == []
+
+
 def test_block_finder_reads_prompts_continuations_and_pipes():
     text = "```console\n$ OMP=1 proteinlm embed a.fasta \\\n    -o x.h5 | head\nproteinlm inspect x\nread 3\n```\n"
     assert list(commands(text)) == [["embed", "a.fasta", "-o", "x.h5"], ["inspect", "x"]]
