@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,9 +30,12 @@ kind = "local"
 """
 
 
-def _proteinlm(*arguments, **options):
-    command = [sys.executable, "-m", "proteinlm", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+def _proteinlm(*arguments):
+    """Run the command line; return its exit code and what it wrote."""
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors), pytest.raises(SystemExit) as end:
+        main([*map(str, arguments)])
+    return SimpleNamespace(returncode=end.value.code or 0, stdout=output.getvalue(), stderr=errors.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +90,17 @@ def test_misspelt_setting_ends_with_one_line_and_code_1(run, tiny_corpus):
     assert not (folder / "x").exists()
 
 
-def test_a_recipe_is_trained_by_its_name(tiny_corpus, tmp_path, capsys):
+def test_a_recipe_is_trained_by_its_name(tiny_corpus, tmp_path):
     small = ["packing.window_length=512", "model.num_layers=1", "model.hidden_size=32", "model.num_heads=2"]
     small += ["schedule.num_steps=1", "schedule.warmup_steps=0", "training.windows_per_step=1", "engine.kind=local"]
     small += ["training.windows_per_micro_batch=1"]
     words = [f"--set={assignment}" for assignment in small]
-    with pytest.raises(SystemExit) as end:
-        main(["train", "quickstart", "--corpus", str(tiny_corpus), "--output", str(tmp_path / "run"), *words])
-    assert not end.value.code
+    done = _proteinlm("train", "quickstart", "--corpus", tiny_corpus, "--output", tmp_path / "run", *words)
+    assert done.returncode == 0, done.stderr
     recipe = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
     # as the recipe says and not as the default does
     assert recipe["model"]["attention"]["num_random_features"] == 128
-    assert "trained 1 steps" in capsys.readouterr().err
+    assert "trained 1 steps" in done.stderr
 
 
 def test_missing_corpus_ends_with_code_1_and_no_run_folder(run):

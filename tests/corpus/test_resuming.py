@@ -130,12 +130,20 @@ def test_neither_threads_nor_the_size_of_blocks_change_a_byte(about, uninterrupt
     assert _is_same(uninterrupted[0], tmp_path / "corpus")
 
 
-@pytest.fixture
-def broken_off(about, uninterrupted, project_root, tmp_path):
-    """An output of which about half is done."""
-    output = tmp_path / "corpus"
+@pytest.fixture(scope="module")
+def killed(about, uninterrupted, project_root, tmp_path_factory):
+    """What a process leaves that is killed when about half is done."""
+    output = tmp_path_factory.mktemp("killed") / "corpus"
     assert not ingested(project_root, output, about, kill_at=uninterrupted[1] // 3)
     assert work_folder_of(output).state.exists()
+    return work_folder_of(output).path
+
+
+@pytest.fixture
+def broken_off(killed, tmp_path):
+    """An output of which about half is done."""
+    output = tmp_path / "corpus"
+    shutil.copytree(killed, work_folder_of(output).path)
     return output
 
 
@@ -262,8 +270,14 @@ def _small_disk(folder, size):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 3])
-@pytest.mark.parametrize("room", ["200k", "400k", "700k"])
+@pytest.mark.parametrize(
+    ("room", "jobs"),
+    [
+        *(("200k", 1), ("400k", 2), ("700k", 3)),
+        *(pytest.param(room, jobs, marks=pytest.mark.slow) for room, jobs in [("200k", 2), ("400k", 3), ("700k", 1)]),
+        *(pytest.param(room, jobs, marks=pytest.mark.slow) for room, jobs in [("200k", 3), ("400k", 1), ("700k", 2)]),
+    ],
+)
 def test_after_a_full_disk_work_goes_on_when_there_is_room(about, uninterrupted, tmp_path, jobs, room):
     with _small_disk(tmp_path / "disk", room) as disk:
         output = disk / "corpus"
