@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export DS_ACCELERATOR ?= cpu
 
-.PHONY: setup quickstart test test-all lint bench clean
+.PHONY: setup quickstart test test-compiled test-all lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -19,12 +19,15 @@ quickstart: setup
 test: setup
 	$(BIN)/python -m pytest
 
+test-compiled: setup
+	$(BIN)/python .ci/compiled.py
+
 test-all: setup
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: setup
-	$(BIN)/ruff format --check proteinlm tests benchmarks setup.py
-	$(BIN)/ruff check proteinlm tests benchmarks setup.py
+	$(BIN)/ruff format --check proteinlm tests benchmarks setup.py .ci
+	$(BIN)/ruff check proteinlm tests benchmarks setup.py .ci
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 

@@ -170,7 +170,10 @@ def counted_and_hashed(text: bytes) -> str:
     return f"{account.digest} {usual}"
 
 
-@pytest.mark.parametrize("features", ["", "+avx2,+popcnt,+bmi"], ids=["plain", "AVX2"])
+# as on a plain processor .ci/run runs all tests of compiled loops
+@pytest.mark.parametrize(
+    "features", [pytest.param("", marks=pytest.mark.slow), "+avx2,+popcnt,+bmi"], ids=["plain", "AVX2"]
+)
 def test_lesser_processors_find_the_same(features):
     if features and not has_feature("avx2"):
         pytest.skip("needs a processor with AVX2")
