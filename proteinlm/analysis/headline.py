@@ -118,7 +118,7 @@ def _listed(words: list[str]) -> str:
 
 def _distance(favor: str, shown: SummaryRow, rows: Mapping[str, SummaryRow], start: int | None) -> str:
     lost = _lost(DISTANCES, shown, rows)
-    rank = f"no nearer than {lost}" if lost else "nearer than the baselines by every measure"
+    rank = f"no nearer than {lost}" if lost else "nearer than the baselines by every measure of distance"
     beaten = (
         "No measured number of features beats uniform attention in output error."
         if start is None

@@ -53,9 +53,9 @@ def headline(start: int | None = 16, **changes: dict[str, float]) -> str:
 def test_what_beats_every_baseline_is_said_with_the_figures():
     assert headline() == (
         "FAVOR+ with 64 random features is 10 % from exact softmax in the outputs of the heads, uniform attention "
-        "14 %; it is nearer than the baselines by every measure. Its output error is below that of uniform attention "
-        "from 16 features on. It predicts better than every baseline: perplexity 9.50 (exact softmax 9.00, uniform "
-        "attention 12.00), accuracy 28.0 %."
+        "14 %; it is nearer than the baselines by every measure of distance. Its output error is below that of uniform "
+        "attention from 16 features on. It predicts better than every baseline: perplexity 9.50 (exact softmax 9.00, "
+        "uniform attention 12.00), accuracy 28.0 %."
     )
 
 
@@ -130,3 +130,33 @@ def test_every_baseline_that_is_as_good_is_said_before_any_praise():
 
 def test_every_baseline_has_its_words():
     assert set(BASELINES) == set(WORSE) - {"exact softmax"}
+
+
+def printed_rows(page: str) -> dict[str, SummaryRow]:
+    """Return the summary that a page shows as it was printed."""
+    lines = page[page.index("attention      total variation") :].split("\n\n")[0].splitlines()[1:]
+    rows = {}
+    for line in lines:
+        name, *cells = re.split(r" {2,}", line)
+        figures = [math.nan if cell == "–" else float(cell.removesuffix(" %")) for cell in cells]
+        figures[-1] /= 100
+        number = re.fullmatch(r"FAVOR\+ (\d+)", name)
+        rows[name] = row(name, int(number[1]) if number else None, **dict(zip(ORDER, figures, strict=True)))
+    return rows
+
+
+ORDER = ("total_variation", "output_error", "top_overlap", "hidden_error", "perplexity", "accuracy")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/comparing.md"])
+def test_pages_print_the_headline_of_the_table_that_they_print(project_root, name):
+    rows = printed_rows((project_root / "docs" / "comparing.md").read_text(encoding="utf-8"))
+    expected = write_headline(rows["FAVOR+ 128"], rows, 64)
+    page = (project_root / name).read_text(encoding="utf-8")
+    (printed,) = re.findall(r"^FAVOR\+ with 128 random features .*$", page, re.MULTILINE)
+    # the table has three digits of what the sentence rounds to two
+    share = r"\d+ %(?= from exact)"
+    assert re.sub(share, "", printed) == re.sub(share, "", expected)
+    shown = [line for line in page.splitlines() if re.match(r"(exact softmax|FAVOR\+ \d+|uniform) {2,}", line)]
+    assert len(shown) >= 6
+    assert set(shown) <= set((project_root / "docs" / "comparing.md").read_text(encoding="utf-8").splitlines())
