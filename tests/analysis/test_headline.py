@@ -134,7 +134,7 @@ def test_every_baseline_has_its_words():
 
 def printed_rows(page: str) -> dict[str, SummaryRow]:
     """Return the summary that a page shows as it was printed."""
-    lines = page[page.index("attention      total variation") :].split("\n\n")[0].splitlines()[1:]
+    lines = page[page.index("attention      total variation") :].split("\n\n", maxsplit=1)[0].splitlines()[1:]
     rows = {}
     for line in lines:
         name, *cells = re.split(r" {2,}", line)
