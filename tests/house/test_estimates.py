@@ -37,12 +37,12 @@ def test_parameters_are_about_twelve_times_layers_and_width_squared(recipe, num_
 
 
 def test_memory_of_the_example_follows_from_the_tables(recipe, num_parameters, page):
-    # bfloat16, stage 2, 8 processes
-    bytes_each = 2 + 14 / 8
-    assert f"{bytes_each:.2f} bytes · P = {bytes_each * num_parameters / 1e9:.1f} GB" in page
+    # bfloat16, stage 2 at its worst, 8 processes
+    bytes_each = 4 + 16 / 8
+    assert f"{bytes_each:.0f} bytes · P = {bytes_each * num_parameters / 1e9:.1f} GB" in page
     positions = recipe.training.windows_per_micro_batch * recipe.packing.window_length
-    activations = 19 * recipe.model.num_layers * recipe.model.hidden_size * positions * 2
-    assert f"19 · 24 · 1,024 · {positions:,} · 2 bytes = {activations / 1e9:.0f} GB" in page
+    activations = 20 * recipe.model.num_layers * recipe.model.hidden_size * positions * 2
+    assert f"20 · 24 · 1,024 · {positions:,} · 2 bytes = {activations / 1e9:.0f} GB" in page
 
 
 def test_time_of_the_example_follows_from_the_tables(recipe, num_parameters, page):
@@ -50,9 +50,9 @@ def test_time_of_the_example_follows_from_the_tables(recipe, num_parameters, pag
     features = model.attention.num_random_features
     operations = 6 * num_parameters + 24 * model.num_layers * model.hidden_size * features
     residues = recipe.schedule.num_steps * recipe.training.windows_per_step * recipe.packing.window_length
-    days = residues * operations / (8 * 0.3 * 312e12) / 86_400
+    fast, slow = (residues * operations / (8 * share * 312e12) / 3_600 for share in (0.25, 0.1))
     assert f"= {residues / 1e11:.1f} · 10¹¹ residues, {operations / 1e9:.1f} · 10⁹ operations each" in page
-    assert f"at 30 % take {days:.1f} days" in page
+    assert f"take {fast:.0f} hours at 25 %, and {slow:.0f} at 10 %" in page
 
 
 def test_activations_are_those_that_were_measured(project_root, page):
@@ -67,6 +67,6 @@ def test_activations_are_those_that_were_measured(project_root, page):
     stated = re.search(r"FAVOR\+ ([\d.]+) N D, softmax ([\d.]+) N D, LSH with 4 rounds ([\d.]+) N D", page)
     found = [f"{numbers(kind):.1f}" for kind in ("favor", "softmax", "lsh")]
     assert list(stated.groups()) == found
-    assert max(map(float, found)) == pytest.approx(19, abs=0.5)
+    assert max(map(float, found)) == pytest.approx(20, abs=1)
     reversible = {peaks["favor", "reversible", depth] / length / width / 4 for depth in (4, 32)}
     assert {f"{value:.0f}" for value in reversible} == {"30"}
