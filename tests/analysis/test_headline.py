@@ -97,6 +97,15 @@ def test_a_figure_that_does_not_exist_decides_nothing():
     assert "nan" not in said
 
 
+def test_without_a_masked_residue_nothing_is_said_of_predictions():
+    nothing = {"perplexity": math.nan, "accuracy": math.nan}
+    rows = {name: dataclasses.replace(one, **nothing) for name, one in WORSE.items()}
+    said = write_headline(dataclasses.replace(FAVOR, **nothing), rows, 16)
+    assert said.startswith("FAVOR+ with 64 random features is 10 % from exact softmax")
+    assert "predicts" not in said
+    assert "nan" not in said
+
+
 @pytest.mark.parametrize("field", COLUMNS)
 def test_what_the_table_shows_as_equal_is_no_victory(field: str):
     column = COLUMNS[field]
