@@ -19,6 +19,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proteinlm.batches.loader import MaskedBatch
+    from proteinlm.training.local_engine import LocalEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -64,16 +69,15 @@ def work() -> None:
     pretrained = PretrainedModel(model, {}, 0, Path(), {})
     short = sorted((residues.decode() for residues in proteins.residues), key=len)[100:120]
 
-    def train() -> int:
-        (batch,) = loader.next_step()
-        engine.step([batch], num_targets=batch.num_targets, learning_rate=1e-3)
-        return batch.num_residues
-
     for _ in sys.stdin:
-        trained: list[int] = []
-        training = seconds(lambda: trained.extend([train(), train()]))
+        batches = [*loader.next_step(), *loader.next_step()]
+        training = seconds(lambda batches=batches: [train(engine, batch) for batch in batches])
         embedding = seconds(lambda: list(pretrained.embed(short)))
-        print(json.dumps([sum(trained) / training, embedding]), flush=True)
+        print(json.dumps([sum(batch.num_residues for batch in batches) / training, embedding]), flush=True)
+
+
+def train(engine: LocalEngine, batch: MaskedBatch) -> None:
+    engine.step([batch], num_targets=batch.num_targets, learning_rate=1e-3)
 
 
 class Proteins:
