@@ -30,13 +30,21 @@ def locked(folder: Path, output: Path, work: str) -> Iterator[None]:
     """
     path = folder / LOCK_FILE
     with _held(path, output, work) as file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        _sign(file, folder)
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _sign(file: IO[str], folder: Path) -> None:
+    """Write into the lock who holds it."""
+    try:
+        file.truncate(0)
+        # past the buffer, which would try once more when the file is closed
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
 def _held(path: Path, output: Path, work: str) -> IO[str]:

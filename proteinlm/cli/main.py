@@ -150,7 +150,13 @@ def _said(error: OSError) -> str:
 
 
 def _open_closed_streams() -> None:
-    """Let a standard stream that was closed be an empty one, or what is opened next takes its place."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    """Keep files that are opened from taking the place of a standard stream that was closed.
+
+    Whoever needs the one that was closed says so, but errors can be said nowhere: their stream is an empty one.
+    """
+    for name, mode in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (stays open)
+            # the lowest number that is free, which is the stream's
+            os.open(os.devnull, mode)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (stays open)

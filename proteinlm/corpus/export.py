@@ -73,8 +73,14 @@ def _opened(output: Path | str) -> Iterator[IO[bytes]]:
     if str(output) == STDOUT:
         if sys.stdout is None:
             raise OutputError("standard output: is closed; name a file to write")
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        try:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # shards that cannot be read have errors of their own, and the system has no name for this file
+            raise OSError(error.errno, error.strerror, "standard output") from error
         return
     path = Path(output)
     with file_beside(path) as partial, partial.open("wb") as plain, compressing(plain, path.suffix) as file:

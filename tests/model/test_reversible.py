@@ -287,7 +287,7 @@ def test_hooks_of_blocks_are_silent_and_those_of_their_parts_fire_as_the_page_sa
     # forward, and once more on the way back
     assert heard == ["attention", "attention"]
     page = (project_root / "docs" / "reformer_trunk.md").read_text()
-    assert "A forward hook on a block is never called in a reversible trunk" in page
+    assert "A forward hook on a block is never called" in page
 
 
 def test_weights_have_the_names_of_an_ordinary_model(build):

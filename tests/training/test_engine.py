@@ -355,5 +355,7 @@ def test_bfloat16_losses_follow_those_of_float32(recipe, tiny_corpus, tmp_path):
 
 @pytest.mark.processes
 def test_what_deepspeed_refuses_is_an_error_with_a_reason(recipe, tiny_corpus, tmp_path):
-    with pytest.raises(ConfigError, match="engine: DeepSpeed refuses these settings here"):
-        train(recipe(engine={"kind": "deepspeed", "precision": "float16"}), tiny_corpus, tmp_path / "run")
+    (tmp_path / "deepspeed.json").write_text('{"zero_optimization": {"reduce_bucket_size": "many"}}')
+    engine = {"kind": "deepspeed", "deepspeed_config": str(tmp_path / "deepspeed.json")}
+    with pytest.raises(ConfigError, match=r"engine: DeepSpeed refuses these settings here(?s:.)*reduce_bucket_size"):
+        train(recipe(engine=engine), tiny_corpus, tmp_path / "run")
