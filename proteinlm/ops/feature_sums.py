@@ -97,8 +97,9 @@ class _FeatureSums(torch.autograd.Function):
                 for tile in tiles:
                     read_GCV = features.queries(tile, q_THK, prepared[-1]).phi_GCM @ totals[-1]
                     sums_GCK, inverse_GC1 = inverse(read_GCV, normalisation)
-                    tile.put(inverses_TH1, inverse_GC1)
                     tile.put_product(out_THK, sums_GCK, inverse_GC1)
+                    if any(ctx.needs_input_grad):
+                        tile.put(inverses_TH1, inverse_GC1)
         ctx.plan, ctx.features, ctx.prepared, ctx.normalisation = plan, features, prepared, normalisation
         ctx.save_for_backward(q_THK, k_THK, v_THK, out_THK, inverses_TH1, *totals)
         return out_THK.to(v_THK.dtype)
@@ -115,7 +116,7 @@ class _FeatureSums(torch.autograd.Function):
         with torch.autocast(q_THK.device.type, enabled=False):
             for tiles, prepared, total_GMV in zip(ctx.plan, ctx.prepared, totals, strict=True):
                 reader = _Reader(ctx.features, prepared)
-                grad_sums = reader.backward_queries(tiles, q_THK, load_grads, total_GMV, grads[0])
+                grad_sums = reader.backward_queries(tiles, q_THK, load_grads, total_GMV, v_THK.shape[-1], grads[0])
                 if grads[1] is not None or grads[2] is not None:
                     reader.backward_keys(tiles, (k_THK, v_THK), grad_sums, grads[1:])
         return *grads, None, None, None
@@ -156,13 +157,13 @@ class _Reader(NamedTuple):
         q_THK: Tensor,
         load_grads: Callable[[Tile], tuple[Tensor, Tensor | None]],
         total_GMV: Tensor,
+        width: int,
         grad_q_THK: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Fill in the gradient of q and return those of S and z.
+        """Fill in the gradient of q and return those of S and z; S is ``width`` wide.
 
         dS = sum_i phi(q_i) dn_i^T, dz = sum_i dz_i phi(q_i), dphi(q_i) = S dn_i + dz_i z for the gradients of i's sums.
         """
-        width = load_grads(tiles[0])[0].shape[-1]
         products_GMK, sums_GMN = total_GMV.split_with_sizes((width, total_GMV.shape[-1] - width), dim=-1)
         # each contiguous: products of a batch are not taken at once into a part of a tensor
         grad_products_GMK, grad_sums_GMN = (torch.zeros_like(x.contiguous()) for x in (products_GMK, sums_GMN))
@@ -235,9 +236,8 @@ def inverse_rms(sums_NK: Tensor) -> Tensor:
 
 
 def inverse_sum(sums_N1: Tensor) -> Tensor:
-    """Return 1 / sum, and 0 where the sum is 0 because there is nothing to add up."""
-    tiny = torch.finfo(sums_N1.dtype).tiny
-    return (sums_N1 != 0) / torch.where(sums_N1.abs() < tiny, tiny, sums_N1)
+    """Return 1 / sum, and 0 where the sum is 0, or as good as that, because there is nothing to add up."""
+    return sums_N1.reciprocal().nan_to_num_(nan=torch.nan, posinf=0, neginf=0)
 
 
 def fill_by_sums(

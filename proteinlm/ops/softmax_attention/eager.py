@@ -61,9 +61,14 @@ def softmax_attention(
     is_wanted = implementation == "varlen" or not is_dense
     if obstacle is None and is_wanted and visibility.has_key:
         return varlen.attend(q_BLHK, k_BLHK, v_BLHK, visibility)
-    if is_dense:
-        return _attend(q_BLHK, k_BLHK, v_BLHK, is_causal=is_causal)
-    return _attend_segments((q_BLHK, k_BLHK, v_BLHK), segments, visibility.mask_T, is_causal)
+    inputs, device_type, out_dtype = (q_BLHK, k_BLHK, v_BLHK), q_BLHK.device.type, v_BLHK.dtype
+    dtype = accumulation_dtype(*inputs) if device_type == "cpu" else varlen.kernel_dtype(*inputs)
+    with torch.autocast(device_type, enabled=False):
+        q_BLHK, k_BLHK, v_BLHK = (x.to(dtype) for x in inputs)
+        if is_dense:
+            return _attend(q_BLHK, k_BLHK, v_BLHK, is_causal=is_causal).to(out_dtype)
+        inputs = (q_BLHK, k_BLHK, v_BLHK)
+        return _attend_segments(inputs, segments, visibility.mask_T, is_causal).to(out_dtype)
 
 
 def _attend_segments(
@@ -102,12 +107,9 @@ def _nothing_read(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor) -> Tensor:
 def _attend(
     q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, *, is_causal: bool = False, scale: float | None = None
 ) -> Tensor:
-    inputs, device_type = (q_BLHK, k_BLHK, v_BLHK), q_BLHK.device.type
-    dtype = accumulation_dtype(*inputs) if device_type == "cpu" else varlen.kernel_dtype(*inputs)
-    with torch.autocast(device_type, enabled=False):
-        q_BHLK, k_BHLK, v_BHLK = (x.to(dtype).transpose(1, 2) for x in inputs)
-        out_BHLK = scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=is_causal, scale=scale)
-    return out_BHLK.transpose(1, 2).to(v_BLHK.dtype)
+    q_BHLK, k_BHLK, v_BHLK = (x.transpose(1, 2) for x in (q_BLHK, k_BLHK, v_BLHK))
+    out_BHLK = scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=is_causal, scale=scale)
+    return out_BHLK.transpose(1, 2)
 
 
 def _attend_causal_with_holes(q_1CHK: Tensor, k_1CHK: Tensor, v_1CHK: Tensor, hidden_C: Tensor) -> Tensor:
