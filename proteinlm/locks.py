@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -69,9 +69,11 @@ def _held(path: Path, output: Path, work: str) -> IO[str]:
         except OSError as error:
             file.close()
             raise OutputError(f"{path}: cannot be locked ({error.strerror or error})") from error
-        if _is_same_file(file, path):
-            return file
-        file.close()
+        with ExitStack() as stack:
+            stack.enter_context(file)
+            if _is_same_file(file, path):
+                stack.pop_all()
+                return file
 
 
 def _is_same_file(file: IO[str], path: Path) -> bool:
@@ -80,3 +82,5 @@ def _is_same_file(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror or error})") from error
