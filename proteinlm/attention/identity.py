@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from proteinlm.attention.choices import Choices
 from proteinlm.attention.interface import Attention
+from proteinlm.attention.unread import keep_in_graph
 from proteinlm.ops.blank_map import BlankMap
 from proteinlm.ops.visibility import Visibility
 
@@ -39,7 +40,7 @@ class IdentityAttention(Attention):
     def _attend(
         self, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, visibility: Visibility, choices: Choices | None
     ) -> Tensor:
-        out_BLHK: Tensor = _OwnValue.apply(q_BLHK, k_BLHK, v_BLHK)  # type: ignore[no-untyped-call]
+        out_BLHK = keep_in_graph(keep_in_graph(v_BLHK, q_BLHK), k_BLHK)
         mask_BL = visibility.key_mask_BL
         return out_BLHK if mask_BL is None else out_BLHK.masked_fill(~mask_BL[..., None, None], 0)
 
@@ -48,16 +49,3 @@ class IdentityAttention(Attention):
         diagonal_BHR = blank.map_BHRL.diagonal(blank.first, dim1=-2, dim2=-1)
         diagonal_BHR.copy_(torch.ones(()) if mask_BL is None else mask_BL[:, None, blank.first : blank.behind])
         return blank.map_BHRL
-
-
-class _OwnValue(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor) -> Tensor:
-        ctx.like = [(x.shape, x.dtype) for x in (q_BLHK, k_BLHK)]
-        return v_BLHK.view_as(v_BLHK)
-
-    @staticmethod
-    def backward(ctx: Any, grad_BLHK: Tensor) -> tuple[Tensor, ...]:
-        # one number, seen as many: nothing to fill in
-        zeros = (grad_BLHK.new_zeros((), dtype=dtype).expand(shape) for shape, dtype in ctx.like)
-        return *zeros, grad_BLHK
