@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export DS_ACCELERATOR ?= cpu
+# tests of one file stay together: they share what they begin with
+WORKERS ?= --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: setup quickstart test test-compiled test-all lint bench clean
 
@@ -17,13 +19,13 @@ quickstart: setup
 	PATH="$(abspath $(BIN)):$$PATH" sh pipelines/quickstart.sh
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-compiled: setup
 	$(BIN)/python .ci/compiled.py
 
 test-all: setup
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "slow or not slow"
 
 lint: setup
 	$(BIN)/ruff format --check proteinlm tests benchmarks setup.py .ci

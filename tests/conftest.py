@@ -26,7 +26,9 @@ def _forget_old_machine_code() -> None:
             path.unlink()
 
 
-_forget_old_machine_code()
+# workers begin when it is done
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _forget_old_machine_code()
 
 
 @pytest.hookimpl(tryfirst=True)
